@@ -1,0 +1,1 @@
+"""The quantized ANN: quantizers, weight parametrizations, networks and training."""

@@ -1,0 +1,1 @@
+"""The networks, and the builder they share."""

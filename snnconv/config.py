@@ -1,0 +1,256 @@
+"""Settings as frozen records: what a recipe says, checked once, here.
+
+A recipe is one TOML file in ``snnconv/recipes`` (or a path): data set, network, quantization,
+preprocessing, augmentation, training and the published number with its source. ``base`` names a
+recipe whose entries it takes over.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from snnconv.errors import ConfigError
+from snnconv.grids import k_b_grid
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=False):
+    """Base of the records: immutable, named arguments only, unknown entries refused."""
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What the hidden layers compute with: ``fp32``, or ternary weights with (k, B) activations.
+
+    Attributes:
+        name: ``fp32`` or ``k<k>B<B>``, such as ``k1B2``.
+        k: Fractional bits of the activations; None in full precision.
+        B: Upper bound of the activations; None in full precision.
+    """
+
+    name: str
+    k: int | None = None
+    B: int | None = None
+
+    @classmethod
+    def parse(cls, name: str) -> Quantization:
+        """Read a quantization's name.
+
+        Raises:
+            ConfigError: not a name of the two forms, or k and B outside what a grid allows.
+        """
+        if name == "fp32":
+            return cls(name)
+        match = re.fullmatch(r"k(-?\d+)B(-?\d+)", name)
+        if not match:
+            raise ConfigError(f"unknown quantization {name!r}: expected fp32 or k<bits>B<bound>, such as k1B2")
+        k, B = int(match[1]), int(match[2])
+        k_b_grid(k, B)
+        return cls(name, k, B)
+
+
+class Preprocessing(Settings):
+    """From uint8 pixels to the network's input; stored with every converted network.
+
+    Attributes:
+        crop: Side of the central crop [pixels]; None leaves the image whole.
+        standardise: Subtract each image's mean and divide by its standard deviation, the latter at
+            least 1/sqrt(number of values).
+        divisor: Pixels are divided by this where they are not standardised.
+    """
+
+    crop: int | None = None
+    standardise: bool = False
+    divisor: float = 255.0
+
+    def __post_init__(self) -> None:
+        if self.crop is not None and self.crop < 1:
+            raise ConfigError(f"preprocessing: crop (= {self.crop}) must be at least 1 pixel")
+        if not self.divisor > 0:
+            raise ConfigError(f"preprocessing: divisor (= {self.divisor}) must be above 0")
+
+
+class Augmentation(Settings):
+    """Random changes of a training image, before the preprocessing.
+
+    Attributes:
+        pad: Zero border put around the image before the random crop [pixels].
+        crop: Side of the random crop, one a sample; None takes none.
+        flip: Mirror left and right with probability 1/2.
+        brightness: Largest shift added to all pixels, drawn uniformly from -b .. b [pixel values].
+        contrast: Range of the factor on the distance from each channel's mean.
+    """
+
+    pad: int = 0
+    crop: int | None = None
+    flip: bool = False
+    brightness: float = 0.0
+    contrast: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.pad < 0 or self.brightness < 0 or (self.crop is not None and self.crop < 1):
+            raise ConfigError("augmentation: pad and brightness must be 0 or more, crop at least 1")
+        if self.contrast is not None and not 0 < self.contrast[0] <= self.contrast[1]:
+            raise ConfigError(f"augmentation: contrast (= {list(self.contrast)}) must be [low, high] with 0 < low <= high")
+
+
+class Training(Settings):
+    """How a recipe's network is trained.
+
+    Attributes:
+        epochs: Passes over the training split.
+        batch_size: Images a step.
+        optimiser: ``adam`` or ``sgd`` (with Nesterov momentum).
+        learning_rate: Rate at the start, or the peak of ``one-cycle``.
+        schedule: ``constant``; ``one-cycle`` (Smith 2018); ``steps`` multiplies the rate by
+            ``factor`` at each milestone.
+        milestones: Epochs at which ``steps`` acts.
+        factor: What ``steps`` multiplies by.
+        momentum: Nesterov momentum of ``sgd``.
+        weight_decay: L2 penalty.
+        label_smoothing: Share of the target spread evenly over the classes.
+        validation: Images held out of the training split to pick the best epoch.
+        precision: ``auto`` takes bf16 where the device computes it natively, else fp32.
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    optimiser: Literal["adam", "sgd"] = "adam"
+    learning_rate: float = 1e-3
+    schedule: Literal["constant", "one-cycle", "steps"] = "constant"
+    milestones: tuple[int, ...] = ()
+    factor: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    validation: int = 5000
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "validation"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"training: {name} (= {getattr(self, name)}) must be at least 1")
+        if not self.learning_rate > 0:
+            raise ConfigError(f"training: learning_rate (= {self.learning_rate}) must be above 0")
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(f"training: label_smoothing (= {self.label_smoothing}) must lie in [0, 1)")
+        if self.weight_decay < 0:
+            raise ConfigError(f"training: weight_decay (= {self.weight_decay}) must be 0 or more")
+
+
+class Published(Settings):
+    """A number from a paper: accuracy in percent and where it stands."""
+
+    accuracy: float
+    source: str
+
+
+class Recipe(Settings):
+    """Everything that makes a trained network, but for the seed."""
+
+    name: str
+    network: str
+    dataset: str
+    quantization: str
+    description: str = ""
+    published: Published | None = None
+    preprocessing: Preprocessing = Preprocessing()
+    augmentation: Augmentation = Augmentation()
+    training: Training = Training()
+
+    def __post_init__(self) -> None:
+        Quantization.parse(self.quantization)
+        if self.augmentation.crop is not None and self.preprocessing.crop not in (None, self.augmentation.crop):
+            raise ConfigError(
+                f"recipe {self.name}: the random crop ({self.augmentation.crop}) and the central crop "
+                f"({self.preprocessing.crop}) must have the same side"
+            )
+
+
+def to_mapping(settings: Settings) -> dict[str, Any]:
+    """Plain values of a record, for TOML and JSON; entries that are None are left out."""
+    return _without_none(msgspec.to_builtins(settings))
+
+
+def recipe_from_mapping(values: Mapping[str, Any], where: str) -> Recipe:
+    """Build a recipe from plain values.
+
+    Raises:
+        ConfigError: an unknown entry, a wrong type, or a value outside what is allowed.
+    """
+    try:
+        return msgspec.convert(values, Recipe)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(file.name.removesuffix(".toml") for file in files("snnconv.recipes").iterdir() if file.name.endswith(".toml"))
+
+
+def load_recipe(name: str) -> Recipe:
+    """Read a recipe by name, or from the path of a TOML file.
+
+    Raises:
+        ConfigError: no such recipe, or one with a wrong entry.
+    """
+    values = {"name": Path(name).stem} | _recipe_values(name, seen=())
+    return recipe_from_mapping(values, f"recipe {name}")
+
+
+def change_recipe(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """Recipe with dotted entries replaced, such as ``{"training.epochs": 3}``; None changes nothing."""
+    values = to_mapping(recipe)
+    for path, value in changes.items():
+        if value is None:
+            continue
+        *outer, last = path.split(".")
+        table = values
+        for key in outer:
+            table = table.setdefault(key, {})
+        table[last] = value
+    return recipe_from_mapping(values, f"recipe {recipe.name}")
+
+
+def _recipe_values(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    if name in seen:
+        raise ConfigError(f"recipe {name}: its base leads back to itself")
+    values: dict[str, Any]
+    try:
+        if name.endswith(".toml"):
+            values = tomllib.loads(Path(name).read_text(encoding="utf-8"))
+        elif name in recipe_names():
+            values = tomllib.loads((files("snnconv.recipes") / f"{name}.toml").read_text(encoding="utf-8"))
+        else:
+            raise ConfigError(f"unknown recipe {name!r}: `snnconv recipes` lists them, and a path ending in .toml is read as one")
+    except OSError as error:
+        raise ConfigError(f"recipe {name} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {name} is not valid TOML: {error}") from error
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    return _merged(_recipe_values(base, (*seen, name)), values | {"name": Path(name).stem})
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    both = dict(base)
+    for key, value in changes.items():
+        both[key] = _merged(both[key], value) if isinstance(value, dict) and isinstance(both.get(key), dict) else value
+    return both
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_none(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if value is not None
+    }

@@ -1,0 +1,101 @@
+"""Conversion: walk the traced graph, apply one rule a node, and hand back the spiking network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
+
+from snnconv.config import Preprocessing
+from snnconv.conversion.builder import Builder
+from snnconv.conversion.graph import is_quantizer, trace
+from snnconv.conversion.rules import FUNCTIONS, MODULES, Rule, quantize
+from snnconv.conversion.values import Analog, Counts, Sum, Value, as_sum
+from snnconv.errors import ConversionError
+from snnconv.snn.network import Header, SpikingNetwork
+
+
+def convert(
+    model: nn.Module,
+    example_input: Tensor,
+    preprocessing: Preprocessing | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> SpikingNetwork:
+    """Convert a quantized network, layer by layer, into a spiking one.
+
+    Every activation quantizer becomes a layer of integrate-and-fire units: batch norm, weight scale,
+    bias and incoming step are folded into a scale and an offset a channel, from which integer
+    thresholds follow. The float sub-graph up to the first quantizer becomes the encoder, what follows
+    the last one the readout. The model is left as it was.
+
+    Args:
+        model: A torch module with quantized weights and activations.
+        example_input: (N, C, H, W) images as the model takes them; only the shape matters.
+        preprocessing: Stored with the network, so that it takes pixels later.
+        about: Plain values stored with the network.
+
+    Raises:
+        ConversionError: a layer, function or value without an exact spiking counterpart, by its path.
+    """
+    traced = trace(model, example_input)
+    builder = Builder(Header(tuple(example_input.shape[1:]), preprocessing, dict(about or {})))
+    for node in traced.graph.nodes:
+        if node.op == "placeholder":
+            builder.values[node] = Analog()
+        elif node.op == "output":
+            return _close(builder, node)
+        else:
+            builder.values[node] = _apply(builder, traced, node)
+    raise AssertionError("unreachable: every traced graph has an output")
+
+
+def _apply(builder: Builder, traced: fx.GraphModule, node: fx.Node) -> Value:
+    module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+    rule, kind = _rule(node, module)
+    if rule is None:
+        raise ConversionError(
+            f"layer {node.target if module is not None else node.name} ({kind}) cannot be converted; accepted are "
+            + (_accepted_modules() if module is not None else _accepted_functions())
+        )
+    try:
+        return rule(builder, node, module, builder.value(node.args[0] if node.args else None))
+    except ConversionError as error:
+        raise ConversionError(f"layer {node.target if module is not None else node.name} ({kind}): {error}") from error
+
+
+def _rule(node: fx.Node, module: nn.Module | None) -> tuple[Rule | None, str]:
+    if module is not None:
+        kind = parametrize.type_before_parametrizations(module)
+        return MODULES.get(kind, quantize if is_quantizer(module) else None), kind.__name__
+    if node.op == "get_attr":
+        return None, "attribute"
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    return FUNCTIONS.get(node.target), name
+
+
+def _close(builder: Builder, node: fx.Node) -> SpikingNetwork:
+    source = node.args[0]
+    if not isinstance(source, fx.Node):
+        raise ConversionError("a network with several outputs cannot be converted; one tensor of logits is accepted")
+    value = builder.value(source)
+    if isinstance(value, Counts):
+        value = as_sum(value, source.name)
+    if not isinstance(value, Sum) or len(source.meta["shape"]) != 2:
+        raise ConversionError(
+            "the network has no activation quantizer, or gives out no (batch, classes) logits: "
+            "train it with quantized activations, such as KBQuantizer"
+        )
+    if value.chain:
+        raise ConversionError("the readout ends in an activation: end the network with its last linear layer")
+    return builder.add_readout(source, value)
+
+
+def _accepted_modules() -> str:
+    return ", ".join(sorted({kind.__name__ for kind in MODULES})) + " and modules with a grid"
+
+
+def _accepted_functions() -> str:
+    names = {key if isinstance(key, str) else key.__name__ for key in FUNCTIONS}
+    return ", ".join(sorted(names))

@@ -1,0 +1,53 @@
+"""Folding: what a layer of the ANN does to scales and offsets, in float64."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from snnconv.ann.weights import WeightQuantizer
+from snnconv.errors import ConversionError
+
+
+def fold_batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Scale and offset of a batch norm in evaluation mode.
+
+        y = gamma (x - mu) / sqrt(var + eps) + beta = scale * x + offset
+
+    Returns:
+        float64 (C,) each.
+
+    Raises:
+        ConversionError: it keeps no running statistics.
+    """
+    if norm.running_mean is None or norm.running_var is None:
+        raise ConversionError("a batch norm without running statistics cannot be folded: set track_running_stats=True")
+    scale = 1 / torch.sqrt(norm.running_var.double() + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight.detach().double()
+    offset = -norm.running_mean.double() * scale
+    if norm.bias is not None:
+        offset = offset + norm.bias.detach().double()
+    return scale.cpu(), offset.cpu()
+
+
+def weight_parts(layer: nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor]:
+    """Weight of a layer as ``codes * scale``.
+
+    Returns:
+        Codes (int8, or the float weight itself where it is not quantized) and scale (float64, C_out).
+
+    Raises:
+        ConversionError: it carries a parametrization that shows no codes.
+    """
+    if not parametrize.is_parametrized(layer, "weight"):
+        weight = layer.weight.detach().cpu()
+        return weight, torch.ones(weight.shape[0], dtype=torch.float64)
+    chain = layer.parametrizations.weight  # type: ignore[union-attr]
+    if len(chain) != 1 or not isinstance(chain[0], WeightQuantizer):
+        names = ", ".join(type(step).__name__ for step in chain)
+        raise ConversionError(f"its weight is parametrized by {names}; one WeightQuantizer is accepted")
+    with torch.no_grad():
+        latent = chain.original
+        return chain[0].codes(latent).cpu(), chain[0].scale(latent).double().cpu()

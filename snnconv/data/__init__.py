@@ -1,0 +1,1 @@
+"""Image sets: reading and downloading them, augmentation and preprocessing."""

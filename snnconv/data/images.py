@@ -1,0 +1,149 @@
+"""Image sets by name: where their files lie, and what comes out of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from snnconv.data.cifar import CIFAR10_FILES, CIFAR100_FILES, read_cifar
+from snnconv.data.digits import make_digits
+from snnconv.data.download import fetch
+from snnconv.data.idx import read_idx_pair
+from snnconv.errors import ConfigError, DataError
+
+Split = Literal["train", "test"]
+Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Labelled images of one split.
+
+    Attributes:
+        name: Data set, such as ``mnist``.
+        split: ``train``, ``test`` or ``validation``.
+        pixels: uint8, (N, C, H, W), 0..255.
+        labels: int64, (N,), 0 .. classes - 1.
+        classes: Number of classes.
+    """
+
+    name: str
+    split: str
+    pixels: Tensor
+    labels: Tensor
+    classes: int
+
+    def __post_init__(self) -> None:
+        where = f"{self.name} ({self.split})"
+        if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4:
+            got = f"{self.pixels.dtype} {tuple(self.pixels.shape)}"
+            raise DataError(f"{where}: pixels must be uint8 of shape (N, C, H, W), not {got}")
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.pixels.shape[:1] or not len(self.labels):
+            got = f"{self.labels.dtype} {tuple(self.labels.shape)} for {len(self.pixels)} images"
+            raise DataError(f"{where}: labels must be int64, one an image and at least one, not {got}")
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or high >= self.classes:
+            raise DataError(f"{where}: labels must lie in 0..{self.classes - 1}, not {low}..{high}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, which: int | Sequence[int] | Tensor) -> Images:
+        """Images at the indices given, or the first so many."""
+        if isinstance(which, int):
+            if not 1 <= which <= len(self):
+                raise ConfigError(f"{self.name} ({self.split}) has {len(self)} images: {which} cannot be taken")
+            return replace(self, pixels=self.pixels[:which], labels=self.labels[:which])
+        indices = torch.as_tensor(which, device=self.labels.device)
+        return replace(self, pixels=self.pixels[indices], labels=self.labels[indices])
+
+
+@dataclass(frozen=True)
+class _Files:
+    """How a set's files are looked for.
+
+    Attributes:
+        classes: Number of classes.
+        folder: torchvision's folder for it; the set's own name and the data folder itself are looked at too.
+        read: Reads a split from a folder, or returns None where its files are not all there.
+        fashion: Whether the data folder must (True) or must not (False) say fashion in its name to be looked at itself.
+    """
+
+    classes: int
+    folder: str
+    read: Callable[[Path, Split], Arrays | None]
+    fashion: bool | None = None
+
+
+DATASETS: dict[str, _Files] = {
+    "digits": _Files(10, "", lambda _, split: make_digits(split)),
+    "mnist": _Files(10, "MNIST/raw", read_idx_pair, fashion=False),
+    "fashion-mnist": _Files(10, "FashionMNIST/raw", read_idx_pair, fashion=True),
+    "cifar10": _Files(10, "cifar-10-batches-py", lambda folder, split: read_cifar(folder, CIFAR10_FILES, split)),
+    "cifar100": _Files(100, "cifar-100-python", lambda folder, split: read_cifar(folder, CIFAR100_FILES, split)),
+}
+
+
+def load_images(dataset: str, split: Split, data_dir: Path | None = None, download: bool = True) -> Images:
+    """Read a split of a data set, downloading it first where no file of it is found.
+
+    Args:
+        dataset: ``digits`` (made from scikit-learn's), ``mnist``, ``fashion-mnist``, ``cifar10`` or ``cifar100``.
+        split: ``train`` or ``test``.
+        data_dir: Folder to look in; None takes ``$SNNCONV_DATA``, or ``data`` in the working directory. The files lie
+            in it, in a folder of the set's name, or in torchvision's layout.
+        download: False raises instead of downloading.
+
+    Raises:
+        ConfigError: an unknown data set or split.
+        DataError: files that are damaged, or missing and not to be had.
+    """
+    if split not in ("train", "test"):
+        raise ConfigError(f"unknown split {split!r}: train and test are known")
+    if dataset not in DATASETS:
+        raise ConfigError(f"unknown data set {dataset!r}: {', '.join(DATASETS)} are known")
+    files = DATASETS[dataset]
+    folder = data_dir if data_dir is not None else Path(os.environ.get("SNNCONV_DATA") or "data")
+    arrays = _find(dataset, split, files, folder)
+    if arrays is None and download:
+        fetch(dataset, folder)
+        arrays = _find(dataset, split, files, folder)
+    if arrays is None:
+        places = f"{folder}, {folder / dataset} or {folder / files.folder}"
+        raise DataError(f"{dataset} ({split}) is not there: put its files into {places}")
+    pixels, labels = arrays
+    return Images(dataset, split, torch.from_numpy(pixels), torch.from_numpy(labels), files.classes)
+
+
+def hold_out(images: Images, number: int, seed: int) -> tuple[Images, Images]:
+    """Split off a validation set: ``(the rest, number images drawn without replacement)``, both in file order.
+
+    Raises:
+        ConfigError: a number below 1, or one that leaves nothing to train on.
+    """
+    if not 1 <= number < len(images):
+        raise ConfigError(
+            f"{images.name} has {len(images)} images to train on: validation (= {number}) must be 1..{len(images) - 1}"
+        )
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    held = images.take(order[:number].sort().values)
+    return images.take(order[number:].sort().values), replace(held, split="validation")
+
+
+def _find(dataset: str, split: Split, files: _Files, folder: Path) -> Arrays | None:
+    bare = folder.resolve()
+    says_fashion = "fashion" in (bare.parent.name if bare.name == "raw" else bare.name).lower()
+    takes_bare = files.fashion is None or files.fashion == says_fashion
+    for place in [*([folder] if takes_bare else []), folder / dataset, folder / files.folder]:
+        arrays = files.read(place, split)
+        if arrays is not None:
+            return arrays
+    return None

@@ -1,0 +1,33 @@
+"""The errors a user can meet. Each carries one sentence: what, where, what is allowed, what to do."""
+
+
+class SnnconvError(Exception):
+    """Base of every known error; the command line prints it and exits with status 1."""
+
+
+class ConfigError(SnnconvError):
+    """A setting, recipe or option outside what is allowed."""
+
+
+class DataError(SnnconvError):
+    """A data set that is missing, damaged or of another kind than asked for."""
+
+
+class TrainingError(SnnconvError):
+    """Training that cannot go on, such as a loss that is not finite."""
+
+
+class ConversionError(SnnconvError):
+    """A network, layer or value that has no exact spiking counterpart."""
+
+
+class ParityError(SnnconvError):
+    """The spiking network's counts differ from the codes of its ANN, or prove nothing."""
+
+
+class FormatError(SnnconvError):
+    """A file that is damaged, truncated, foreign or of a version this release cannot read."""
+
+
+class RunError(SnnconvError):
+    """A run folder that is missing, incomplete or cannot be written."""

@@ -1,0 +1,1 @@
+"""The spiking network: neurons, layers, wiring, noise, counting and simulation."""

@@ -1,0 +1,256 @@
+"""Layers of a spiking network: the encoder, spiking units, pools and the readout.
+
+Every wire carries integer counts (int8 out of a spiking layer, int32 out of a sum-pool). Only the
+encoder sees analog values, and only the readout gives them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from snnconv.errors import ConversionError
+from snnconv.grids import Grid
+from snnconv.snn.neurons import LadderNeuron
+from snnconv.snn.synapses import Conv2dSynapse, LinearSynapse, Padding, Pair, Synapse, exact_dtype
+from snnconv.snn.thresholds import derive_ladder
+
+
+class Branch(nn.Module):
+    """One synapse of a unit with its per-channel scale and offset: ``scale * synapse(counts) + offset``.
+
+    Args:
+        synapse: The linear map.
+        scale: float64 (C,): batch norm, weight scale, incoming step and average-pool divisor in one number.
+        offset: float64 (C,): batch norm and bias.
+    """
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, synapse: Synapse, scale: Tensor, offset: Tensor) -> None:
+        super().__init__()
+        self.synapse = synapse
+        self.register_buffer("scale", scale.to(torch.float64))
+        self.register_buffer("offset", offset.to(torch.float64))
+        if not self.scale.shape == self.offset.shape == (synapse.out_channels,):
+            raise ConversionError(
+                f"scale {tuple(self.scale.shape)} and offset {tuple(self.offset.shape)} must have one entry "
+                f"for each of the {synapse.out_channels} channels"
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Value of the branch in float64, x being analog values or counts."""
+        return channelwise(self.scale, x) * self.synapse(x.double()) + channelwise(self.offset, x)
+
+
+def channelwise(values: Tensor, like: Tensor) -> Tensor:
+    """View (C,) as (1, C, 1, ...) so that it broadcasts over a wire."""
+    return values.reshape(1, -1, *[1] * (like.ndim - 2))
+
+
+class SpikingLayer(nn.Module):
+    """A layer of integrate-and-fire units: branches, their sum, and a ladder of thresholds.
+
+        z = sum_b scale_b * synapse_b(counts_b) + offset_b ,      count = code of z on the grid
+
+    computed on integers alone (see ``thresholds``). Multipliers, constant and thresholds are derived
+    from the branches and the grid, never stored in a file.
+
+    Args:
+        branches: One a wire that comes in, in the order of the wiring.
+        grid: Codes and boundaries of the unit.
+        largest: For each branch the largest magnitude of the incoming counts.
+
+    Raises:
+        ConversionError: weights that are not integers, or potentials that leave 52 bits.
+    """
+
+    multipliers: Tensor
+    constant: Tensor
+    error: Tensor
+
+    def __init__(self, branches: Sequence[Branch], grid: Grid, largest: Sequence[int]) -> None:
+        super().__init__()
+        if not all(branch.synapse.integer for branch in branches):
+            raise ConversionError("a spiking layer needs integer weight codes")
+        self.branches = nn.ModuleList(branches)
+        self.grid = grid
+        self.largest = tuple(largest)
+        self.reaches = [b.synapse.reach(n) for b, n in zip(branches, largest, strict=True)]
+        scales = torch.stack([branch.scale for branch in branches])
+        ladder = derive_ladder(scales, torch.stack([branch.offset for branch in branches]).sum(0), self.reaches, grid)
+        self.register_buffer("multipliers", ladder.multipliers, persistent=False)
+        self.register_buffer("constant", ladder.constant, persistent=False)
+        self.register_buffer("error", ladder.error, persistent=False)
+        self.reach = ladder.reach
+        self.neuron = LadderNeuron(ladder.thresholds, grid.negative)
+
+    def potential(self, *counts: Tensor) -> Tensor:
+        """Integer potential Z of every unit, from the counts on each incoming wire.
+
+        Returns:
+            float32 where its 24 bits hold every reachable sum, int64 for several branches, else float64.
+        """
+        parts = [
+            branch.synapse(x.to(exact_dtype(reach)))
+            for branch, x, reach in zip(self.branches, counts, self.reaches, strict=True)
+        ]
+        if len(parts) == 1:
+            return parts[0] * channelwise(self.multipliers[0], parts[0]).to(parts[0].dtype)
+        total = channelwise(self.constant, parts[0])
+        for multiplier, part in zip(self.multipliers, parts, strict=True):
+            total = total + channelwise(multiplier, part) * part.to(torch.int64)
+        return total
+
+    def forward(self, *counts: Tensor) -> Tensor:
+        """Counts of the units, int8."""
+        fired: Tensor = self.neuron(self.potential(*counts))
+        return fired
+
+
+class SpikingConv2d(SpikingLayer):
+    """Spiking layer of one convolution."""
+
+    def __init__(self, branches: Sequence[Branch], grid: Grid, largest: Sequence[int]) -> None:
+        _expect("SpikingConv2d", branches, Conv2dSynapse)
+        super().__init__(branches, grid, largest)
+
+
+class SpikingLinear(SpikingLayer):
+    """Spiking layer of one dense map."""
+
+    def __init__(self, branches: Sequence[Branch], grid: Grid, largest: Sequence[int]) -> None:
+        _expect("SpikingLinear", branches, LinearSynapse)
+        super().__init__(branches, grid, largest)
+
+
+class SpikingSum(SpikingLayer):
+    """Spiking layer of several branches, or of an identity: residual sums, requantizations."""
+
+
+def spiking_layer(branches: Sequence[Branch], grid: Grid, largest: Sequence[int]) -> SpikingLayer:
+    """Spiking layer of the type its branches ask for."""
+    if len(branches) == 1 and isinstance(branches[0].synapse, Conv2dSynapse):
+        return SpikingConv2d(branches, grid, largest)
+    if len(branches) == 1 and isinstance(branches[0].synapse, LinearSynapse):
+        return SpikingLinear(branches, grid, largest)
+    return SpikingSum(branches, grid, largest)
+
+
+class Stage(NamedTuple):
+    """One step of the encoder: an affine map, a flatten, or a clip to [low, high]."""
+
+    branch: Branch | None = None
+    low: float = float("-inf")
+    high: float = float("inf")
+    flatten: bool = False
+
+    def apply(self, z: Tensor) -> Tensor:
+        """The step on float64 values."""
+        if self.flatten:
+            return z.flatten(1)
+        return z.clamp(self.low, self.high) if self.branch is None else self.branch(z)
+
+
+class Encoder(nn.Module):
+    """The float sub-graph from the analog input to the first counts, decided in float64.
+
+    Args:
+        stages: Affine maps and clips in order.
+        grid: Codes and boundaries of the encoder's units.
+    """
+
+    def __init__(self, stages: Sequence[Stage], grid: Grid) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList([stage.branch for stage in stages if stage.branch is not None])
+        self.stages = tuple(stages)
+        self.grid = grid
+
+    def value(self, x: Tensor) -> Tensor:
+        """z, what the encoder's units compare with their boundaries; float64."""
+        z = x.double()
+        for stage in self.stages:
+            z = stage.apply(z)
+        return z
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Counts, int8, of analog values."""
+        return self.decide(self.value(x))
+
+    def decide(self, z: Tensor) -> Tensor:
+        """Counts, int8, of values that have passed the stages."""
+        count = torch.full_like(z, -self.grid.negative, dtype=torch.int8)
+        for boundary, closed in zip(self.grid.boundaries, self.grid.closed, strict=True):
+            count += (z >= boundary) if closed else (z > boundary)
+        return count
+
+
+class SumPool2d(nn.Module):
+    """Average pooling on counts: the integer sum of each window; the divisor belongs to the consumer."""
+
+    def __init__(self, kernel: Pair, stride: Pair, padding: Padding = (0, 0, 0, 0)) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.padding = tuple(kernel), tuple(stride), tuple(padding)
+
+    def forward(self, counts: Tensor) -> Tensor:
+        """Sums, int32."""
+        padded = functional.pad(counts.double(), self.padding)
+        summed = functional.avg_pool2d(padded, self.kernel, self.stride, divisor_override=1)
+        return summed.round().to(torch.int32)
+
+    def extra_repr(self) -> str:
+        return f"kernel={self.kernel}, stride={self.stride}, padding={self.padding}"
+
+
+class MaxPool2d(nn.Module):
+    """Max pooling on counts, the largest (signed) count of each window; padding never wins."""
+
+    def __init__(self, kernel: Pair, stride: Pair, padding: Pair = (0, 0), dilation: Pair = (1, 1)) -> None:
+        super().__init__()
+        self.kernel, self.stride = tuple(kernel), tuple(stride)
+        self.padding, self.dilation = tuple(padding), tuple(dilation)
+
+    def forward(self, counts: Tensor) -> Tensor:
+        """Counts in the dtype they came in."""
+        pooled = functional.max_pool2d(counts.float(), self.kernel, self.stride, self.padding, self.dilation)
+        return pooled.to(counts.dtype)
+
+    def extra_repr(self) -> str:
+        return f"kernel={self.kernel}, stride={self.stride}, padding={self.padding}"
+
+
+class Flatten(nn.Module):
+    """(N, C, H, W) counts to (N, C * H * W), channels first."""
+
+    def forward(self, counts: Tensor) -> Tensor:
+        return counts.flatten(1)
+
+
+class Readout(nn.Module):
+    """The last layer: potentials without spikes, scaled to the ANN's logits in float64.
+
+    Args:
+        branches: One a wire that comes in; float weights allowed.
+    """
+
+    def __init__(self, branches: Sequence[Branch]) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, *counts: Tensor) -> Tensor:
+        """Logits, float64 (N, classes)."""
+        return torch.stack([branch(x) for branch, x in zip(self.branches, counts, strict=True)]).sum(0)
+
+
+Unit = Encoder | SpikingLayer
+Kind = Literal["encoder", "spiking", "sum-pool", "max-pool", "flatten", "readout"]
+
+
+def _expect(name: str, branches: Sequence[Branch], kind: type[Synapse]) -> None:
+    if len(branches) != 1 or not isinstance(branches[0].synapse, kind):
+        raise ConversionError(f"{name} takes one branch with a {kind.__name__}")

@@ -1,0 +1,132 @@
+"""The spiking network: named layers, the wires between them, and the plain forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snnconv.config import Preprocessing
+from snnconv.errors import ConversionError
+from snnconv.snn.layers import Encoder, Readout, SpikingLayer, Unit
+
+INPUT = "input"
+"""Name of the wire that carries the analog input."""
+
+Tap = Callable[[str, Tensor], Tensor]
+"""Called with each layer's name and the counts it sends; returns the counts that travel on.
+
+Noise changes them, observers return them as they are, verification puts the ANN's codes in their place.
+"""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a unit comes from: the path of its quantizer in the ANN, and which of its calls."""
+
+    module: str
+    call: int
+
+
+@dataclass(frozen=True)
+class Node:
+    """One layer's place in the network.
+
+    Attributes:
+        inputs: Wires that come in, one a branch; a wire is called after the layer that sends it.
+        shape: Shape of one output, without the batch.
+        origin: The quantizer a unit was made from; None for pools, flatten and the readout.
+    """
+
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a network says of itself.
+
+    Attributes:
+        shape: Shape of one input image, after preprocessing.
+        preprocessing: From pixels to the input; None where the user prepares it.
+        about: Free plain values: recipe, quantization, seed.
+    """
+
+    shape: tuple[int, ...]
+    preprocessing: Preprocessing | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+class SpikingNetwork(nn.Module):
+    """Layers in the order of computation, with the wiring table.
+
+    The plain forward is the reference that every engine must match bit for bit.
+
+    Args:
+        layers: Name to layer, each after those it reads from.
+        nodes: Name to its place, for the same names.
+        header: What the network says of itself.
+
+    Raises:
+        ConversionError: a layer reads a wire that nothing before it sends, or the last is no readout.
+    """
+
+    def __init__(self, layers: dict[str, nn.Module], nodes: dict[str, Node], header: Header) -> None:
+        super().__init__()
+        sent = {INPUT}
+        for name in layers:
+            for wire in nodes[name].inputs:
+                if wire not in sent:
+                    raise ConversionError(f"layer {name} reads wire {wire}, which no layer before it sends")
+            sent.add(name)
+        if not layers or not isinstance(layers[list(layers)[-1]], Readout):
+            raise ConversionError("a spiking network must end in a readout")
+        self.layers = nn.ModuleDict(layers)
+        self.nodes = dict(nodes)
+        self.header = header
+
+    def forward(self, x: Tensor, taps: Sequence[Tap] = ()) -> Tensor:
+        """Logits, float64 (N, classes), of analog inputs (N, C, H, W).
+
+        Args:
+            x: Preprocessed images.
+            taps: Called in order on what every layer but the readout sends.
+        """
+        wires = {INPUT: x}
+        for name, layer in self.layers.items():
+            sent = layer(*(wires[wire] for wire in self.nodes[name].inputs))
+            if isinstance(layer, Readout):
+                return sent  # type: ignore[no-any-return]
+            for tap in taps:
+                sent = tap(name, sent)
+            wires[name] = sent
+        raise AssertionError("unreachable: the constructor demands a readout")
+
+    def units(self) -> Iterator[tuple[str, Unit]]:
+        """Layers that fire, in order: the encoder and the spiking layers."""
+        for name, layer in self.layers.items():
+            if isinstance(layer, Encoder | SpikingLayer):
+                yield name, layer
+
+    @property
+    def encoder(self) -> str:
+        """Name of the encoder."""
+        return next(name for name, layer in self.layers.items() if isinstance(layer, Encoder))
+
+    @property
+    def levels(self) -> list[int]:
+        """L of each unit layer, in order."""
+        return [layer.grid.levels for _, layer in self.units()]
+
+    def wire_shape(self, wire: str) -> tuple[int, ...]:
+        """Shape of what a wire carries for one image."""
+        return self.header.shape if wire == INPUT else self.nodes[wire].shape
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next(self.buffers()).device

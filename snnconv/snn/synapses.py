@@ -1,0 +1,180 @@
+"""Synapses: the linear maps from incoming counts to potentials, with their true fan-out.
+
+A synapse holds its weight either as integer codes (int8) or, in the encoder and the readout, as
+trained floats. It computes in the dtype of its input; ``exact_dtype`` says which one keeps integer
+sums exact. Padding is (left, right, top, bottom) everywhere.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Padding = tuple[int, int, int, int]
+Pair = tuple[int, int]
+
+
+def exact_dtype(reach: int) -> torch.dtype:
+    """Narrowest float in which integers up to ``reach`` in magnitude add up exactly in any order."""
+    if reach < 2**24:
+        return torch.float32
+    if reach < 2**53:
+        return torch.float64
+    raise OverflowError(f"potentials up to {reach} do not fit into 53 bits")
+
+
+class Synapse(nn.Module, ABC):
+    """Linear map of a wire: (N, C, ...) counts to (N, C_out, ...) potentials."""
+
+    weight: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+
+    @abstractmethod
+    def connect(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Apply the map with another weight of the same shape and of x's dtype."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Geometry as plain values: the constructor's arguments other than the weight."""
+
+    @property
+    def integer(self) -> bool:
+        """Whether the weight holds integer codes."""
+        return not self.weight.is_floating_point()
+
+    @property
+    def out_channels(self) -> int:
+        return self.weight.shape[0]
+
+    @property
+    def fan_in(self) -> int:
+        """Weights of one output position."""
+        return self.weight[0].numel()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.connect(x, self.weight.to(x.dtype))
+
+    def reach(self, largest: int) -> int:
+        """Largest magnitude a potential can have when no count exceeds ``largest`` in magnitude.
+
+            max over output channels of sum |w| * largest
+        """
+        return int(self.weight.abs().to(torch.int64).flatten(1).sum(1).max()) * largest
+
+    def fan_out(self, shape: tuple[int, ...], zeros: bool = False) -> Tensor:
+        """Number of targets of each input position: border, stride, dilation and groups respected.
+
+        It is the adjoint of the map whose weights are all 1, applied to ones.
+
+        Args:
+            shape: Shape of one input, without the batch.
+            zeros: Count connections whose weight is zero, too.
+
+        Returns:
+            int64, of the input's shape.
+        """
+        connected = torch.ones_like(self.weight, dtype=torch.float64)
+        if not zeros:
+            connected = (self.weight != 0).double()
+        with torch.enable_grad():
+            x = torch.zeros(1, *shape, dtype=torch.float64, device=self.weight.device, requires_grad=True)
+            (targets,) = torch.autograd.grad(self.connect(x, connected).sum(), x)
+        return targets[0].round().to(torch.int64)
+
+    def out_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of one output for one input of this shape."""
+        x = torch.empty(1, *shape, device="meta")
+        return tuple(self.connect(x, self.weight.to("meta", x.dtype)).shape[1:])
+
+
+class Conv2dSynapse(Synapse):
+    """Convolution: (N, C, H, W) to (N, C_out, H', W').
+
+    Args:
+        weight: (C_out, C / groups, kernel height, kernel width).
+        stride: (vertical, horizontal).
+        padding: (left, right, top, bottom).
+        dilation: (vertical, horizontal).
+        groups: Number of channel groups.
+        channels: Order in which the input's channels are read; None reads them as they come.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        stride: Pair = (1, 1),
+        padding: Padding = (0, 0, 0, 0),
+        dilation: Pair = (1, 1),
+        groups: int = 1,
+        channels: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__(weight)
+        self.stride, self.padding, self.dilation = tuple(stride), tuple(padding), tuple(dilation)
+        self.groups = groups
+        self.channels = None if channels is None else tuple(channels)
+
+    def connect(self, x: Tensor, weight: Tensor) -> Tensor:
+        if self.channels is not None:
+            x = x[:, list(self.channels)]
+        left, right, top, bottom = self.padding
+        if (left, top) != (right, bottom):
+            x, left, top = functional.pad(x, self.padding), 0, 0
+        return functional.conv2d(x, weight, None, self.stride, (top, left), self.dilation, self.groups)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {
+            "stride": list(self.stride),
+            "padding": list(self.padding),
+            "dilation": list(self.dilation),
+            "groups": self.groups,
+            "channels": None if self.channels is None else list(self.channels),
+        }
+
+    def extra_repr(self) -> str:
+        return f"weight={tuple(self.weight.shape)}, stride={self.stride}, padding={self.padding}, groups={self.groups}"
+
+
+class LinearSynapse(Synapse):
+    """Dense map: (N, C) to (N, C_out); weight (C_out, C)."""
+
+    def connect(self, x: Tensor, weight: Tensor) -> Tensor:
+        return functional.linear(x, weight)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    def extra_repr(self) -> str:
+        return f"weight={tuple(self.weight.shape)}"
+
+
+class IdentitySynapse(Synapse):
+    """One connection of weight 1 from each position to the same position: (N, C, ...) to (N, C, ...).
+
+    Args:
+        weight: int8 ones, (C, 1).
+    """
+
+    def connect(self, x: Tensor, weight: Tensor) -> Tensor:
+        return x * weight.reshape(-1, *[1] * (x.ndim - 2))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+
+SYNAPSES: dict[str, type[Synapse]] = {"conv2d": Conv2dSynapse, "linear": LinearSynapse, "identity": IdentitySynapse}
+
+
+def synapse_kind(synapse: Synapse) -> str:
+    """Name of a synapse's type in SYNAPSES."""
+    return next(name for name, kind in SYNAPSES.items() if type(synapse) is kind)

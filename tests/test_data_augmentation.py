@@ -1,0 +1,120 @@
+"""Augmentation against loops over samples written from the equations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from snnconv.config import Augmentation
+from snnconv.data.augmentation import augment
+from snnconv.errors import ConfigError
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(count: int, channels: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(1, 256, (count, channels, height, width), dtype=torch.uint8, generator=generator(seed))
+
+
+def slow_windows(image: np.ndarray, pad: int, rows: int, columns: int, flip: bool) -> list[np.ndarray]:
+    """Every image that a crop out of the zero border, mirrored or not, can give."""
+    channels, height, width = image.shape
+    padded = np.zeros((channels, height + 2 * pad, width + 2 * pad), image.dtype)
+    padded[:, pad : pad + height, pad : pad + width] = image
+    found = []
+    for top in range(height + 2 * pad - rows + 1):
+        for left in range(width + 2 * pad - columns + 1):
+            window = padded[:, top : top + rows, left : left + columns]
+            found += [window, window[:, :, ::-1]] if flip else [window]
+    return found
+
+
+@given(
+    count=st.integers(1, 4),
+    channels=st.integers(1, 3),
+    height=st.integers(2, 7),
+    width=st.integers(2, 7),
+    pad=st.integers(0, 2),
+    crop=st.none() | st.integers(1, 6),
+    flip=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=60, deadline=None)
+def test_crop_and_flip_give_a_window_of_the_bordered_image(
+    count: int, channels: int, height: int, width: int, pad: int, crop: int | None, flip: bool, seed: int
+) -> None:
+    pixels = noise(count, channels, height, width, seed)
+    chosen = Augmentation(pad=pad, crop=crop, flip=flip)
+    if crop is not None and crop > min(height, width) + 2 * pad:
+        with pytest.raises(ConfigError, match=rf"crop \(= {crop}\) is larger"):
+            augment(pixels, chosen, generator(seed))
+        return
+    rows, columns = (height, width) if crop is None else (crop, crop)
+    changed = augment(pixels, chosen, generator(seed))
+    assert changed.dtype == torch.float32 and changed.shape == (count, channels, rows, columns)
+    for image, original in zip(changed.numpy(), pixels.numpy(), strict=True):
+        assert any(np.array_equal(image, window) for window in slow_windows(original, pad, rows, columns, flip))
+
+
+def test_every_position_and_both_directions_are_drawn_about_equally_often() -> None:
+    image = torch.arange(1, 26, dtype=torch.uint8).view(1, 1, 5, 5)
+    count = 18_000
+    changed = augment(image.expand(count, -1, -1, -1), Augmentation(pad=1, crop=5, flip=True), generator())
+    windows = slow_windows(image[0].numpy(), 1, 5, 5, flip=True)
+    hits = [int((changed[:, 0].numpy() == window[0]).all(axis=(1, 2)).sum()) for window in windows]
+    assert sum(hits) == count and len(hits) == 18  # 3 x 3 positions, 2 directions
+    assert max(abs(hit - 1000) for hit in hits) < 150  # sd is about 31
+
+
+def test_brightness_and_contrast_follow_the_equation_for_each_sample() -> None:
+    pixels = noise(64, 3, 6, 6)
+    changed = augment(pixels, Augmentation(brightness=63.0, contrast=(0.2, 1.8)), generator()).double().numpy()
+    shifts, factors = [], []
+    for image, original in zip(changed, pixels.double().numpy(), strict=True):
+        means = original.mean(axis=(1, 2), keepdims=True)
+        shift = (image - original).mean(axis=(1, 2))  # the contrast leaves each channel's mean alone
+        factor = ((image - image.mean(axis=(1, 2), keepdims=True)) / (original - means)).mean()
+        brighter = original + shift[0]
+        reference = factor * (brighter - brighter.mean(axis=(1, 2), keepdims=True)) + means + shift[0]
+        np.testing.assert_allclose(image, reference, atol=1e-3)
+        shifts.append(shift[0])
+        factors.append(factor)
+    assert -63 <= min(shifts) < -40 and 40 < max(shifts) <= 63
+    assert 0.2 <= min(factors) < 0.4 and 1.6 < max(factors) <= 1.8
+    assert changed.min() < 0 and changed.max() > 255  # nothing is clipped
+
+
+def test_flip_alone_mirrors_left_and_right_only() -> None:
+    pixels = noise(400, 1, 3, 4)
+    changed = augment(pixels, Augmentation(flip=True), generator())
+    mirrored = torch.tensor([torch.equal(a, b.flip(2).float()) for a, b in zip(changed, pixels, strict=True)])
+    untouched = torch.tensor([torch.equal(a, b.float()) for a, b in zip(changed, pixels, strict=True)])
+    assert bool((mirrored ^ untouched).all())
+    assert 150 < int(mirrored.sum()) < 250
+
+
+def test_the_generator_alone_decides_and_the_pixels_stay() -> None:
+    pixels = noise(32, 3, 8, 8)
+    before = pixels.clone()
+    chosen = Augmentation(pad=2, crop=8, flip=True, brightness=20.0, contrast=(0.5, 1.5))
+    first, again, other = (augment(pixels, chosen, generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(pixels, before)
+
+
+def test_nothing_switched_on_changes_nothing_and_draws_nothing() -> None:
+    pixels, draws = noise(4, 1, 5, 5), generator()
+    state = draws.get_state()
+    assert torch.equal(augment(pixels, Augmentation(), draws), pixels.float())
+    assert torch.equal(draws.get_state(), state)
+
+
+@pytest.mark.parametrize("pixels", [torch.zeros(2, 1, 4, 4), torch.zeros(1, 4, 4, dtype=torch.uint8)])
+def test_other_tensors_are_refused(pixels: torch.Tensor) -> None:
+    with pytest.raises(ConfigError, match="takes uint8 pixels"):
+        augment(pixels, Augmentation(), generator())
