@@ -21,7 +21,7 @@ from snnconv.errors import ConfigError
 from snnconv.grids import k_b_grid
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=False):
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of the records: immutable, named arguments only, unknown entries refused."""
 
 
@@ -56,7 +56,7 @@ class Quantization:
         return cls(name, k, B)
 
 
-class Preprocessing(Settings):
+class Preprocessing(Settings, frozen=True):
     """From uint8 pixels to the network's input; stored with every converted network.
 
     Attributes:
@@ -77,7 +77,7 @@ class Preprocessing(Settings):
             raise ConfigError(f"preprocessing: divisor (= {self.divisor}) must be above 0")
 
 
-class Augmentation(Settings):
+class Augmentation(Settings, frozen=True):
     """Random changes of a training image, before the preprocessing.
 
     Attributes:
@@ -98,10 +98,12 @@ class Augmentation(Settings):
         if self.pad < 0 or self.brightness < 0 or (self.crop is not None and self.crop < 1):
             raise ConfigError("augmentation: pad and brightness must be 0 or more, crop at least 1")
         if self.contrast is not None and not 0 < self.contrast[0] <= self.contrast[1]:
-            raise ConfigError(f"augmentation: contrast (= {list(self.contrast)}) must be [low, high] with 0 < low <= high")
+            raise ConfigError(
+                f"augmentation: contrast (= {list(self.contrast)}) must be [low, high] with 0 < low <= high"
+            )
 
 
-class Training(Settings):
+class Training(Settings, frozen=True):
     """How a recipe's network is trained.
 
     Attributes:
@@ -145,14 +147,14 @@ class Training(Settings):
             raise ConfigError(f"training: weight_decay (= {self.weight_decay}) must be 0 or more")
 
 
-class Published(Settings):
+class Published(Settings, frozen=True):
     """A number from a paper: accuracy in percent and where it stands."""
 
     accuracy: float
     source: str
 
 
-class Recipe(Settings):
+class Recipe(Settings, frozen=True):
     """Everything that makes a trained network, but for the seed."""
 
     name: str
@@ -193,7 +195,9 @@ def recipe_from_mapping(values: Mapping[str, Any], where: str) -> Recipe:
 
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the package."""
-    return sorted(file.name.removesuffix(".toml") for file in files("snnconv.recipes").iterdir() if file.name.endswith(".toml"))
+    return sorted(
+        file.name.removesuffix(".toml") for file in files("snnconv.recipes").iterdir() if file.name.endswith(".toml")
+    )
 
 
 def load_recipe(name: str) -> Recipe:
@@ -230,7 +234,9 @@ def _recipe_values(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
         elif name in recipe_names():
             values = tomllib.loads((files("snnconv.recipes") / f"{name}.toml").read_text(encoding="utf-8"))
         else:
-            raise ConfigError(f"unknown recipe {name!r}: `snnconv recipes` lists them, and a path ending in .toml is read as one")
+            raise ConfigError(
+                f"unknown recipe {name!r}: `snnconv recipes` lists them, and a path ending in .toml is read as one"
+            )
     except OSError as error:
         raise ConfigError(f"recipe {name} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

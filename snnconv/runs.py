@@ -95,7 +95,9 @@ def create_run(runs_dir: Path, recipe: Recipe, seed: int) -> Run:
             except FileExistsError:
                 number += 1
     except OSError as error:
-        raise RunError(f"cannot make a run folder in {runs_dir}: {error.strerror}; choose another with --runs-dir") from error
+        raise RunError(
+            f"cannot make a run folder in {runs_dir}: {error.strerror}; choose another with --runs-dir"
+        ) from error
     write_json(path / CONFIG, config)
     return Run(path, recipe, seed, created)
 
@@ -113,7 +115,9 @@ def open_run(path: Path) -> Run:
     try:
         recipe, seed, created = config["recipe"], int(config["seed"]), str(config["created"])
     except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{path / CONFIG} is not the configuration of a run: recipe, seed and created are expected") from error
+        raise FormatError(
+            f"{path / CONFIG} is not the configuration of a run: recipe, seed and created are expected"
+        ) from error
     return Run(path, recipe_from_mapping(recipe, f"{path / CONFIG}"), seed, created)
 
 
@@ -151,11 +155,16 @@ def copy_shipped(runs_dir: Path) -> Run:
     if not target.exists():
         try:
             runs_dir.mkdir(parents=True, exist_ok=True)
-            with as_file(files("snnconv.shipped") / SHIPPED) as source, tempfile.TemporaryDirectory(dir=runs_dir) as work:
+            with (
+                as_file(files("snnconv.shipped") / SHIPPED) as source,
+                tempfile.TemporaryDirectory(dir=runs_dir) as work,
+            ):
                 copy = shutil.copytree(source, Path(work) / SHIPPED)
                 copy.rename(target)
         except OSError as error:
-            raise RunError(f"cannot copy the shipped run to {target}: {error.strerror}; choose another with --runs-dir") from error
+            raise RunError(
+                f"cannot copy the shipped run to {target}: {error.strerror}; choose another with --runs-dir"
+            ) from error
     return open_run(target)
 
 

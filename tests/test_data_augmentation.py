@@ -56,7 +56,8 @@ def test_crop_and_flip_give_a_window_of_the_bordered_image(
         return
     rows, columns = (height, width) if crop is None else (crop, crop)
     changed = augment(pixels, chosen, generator(seed))
-    assert changed.dtype == torch.float32 and changed.shape == (count, channels, rows, columns)
+    assert changed.dtype == torch.float32
+    assert changed.shape == (count, channels, rows, columns)
     for image, original in zip(changed.numpy(), pixels.numpy(), strict=True):
         assert any(np.array_equal(image, window) for window in slow_windows(original, pad, rows, columns, flip))
 
@@ -67,7 +68,8 @@ def test_every_position_and_both_directions_are_drawn_about_equally_often() -> N
     changed = augment(image.expand(count, -1, -1, -1), Augmentation(pad=1, crop=5, flip=True), generator())
     windows = slow_windows(image[0].numpy(), 1, 5, 5, flip=True)
     hits = [int((changed[:, 0].numpy() == window[0]).all(axis=(1, 2)).sum()) for window in windows]
-    assert sum(hits) == count and len(hits) == 18  # 3 x 3 positions, 2 directions
+    assert sum(hits) == count
+    assert len(hits) == 18  # 3 x 3 positions, 2 directions
     assert max(abs(hit - 1000) for hit in hits) < 150  # sd is about 31
 
 
@@ -84,9 +86,12 @@ def test_brightness_and_contrast_follow_the_equation_for_each_sample() -> None:
         np.testing.assert_allclose(image, reference, atol=1e-3)
         shifts.append(shift[0])
         factors.append(factor)
-    assert -63 <= min(shifts) < -40 and 40 < max(shifts) <= 63
-    assert 0.2 <= min(factors) < 0.4 and 1.6 < max(factors) <= 1.8
-    assert changed.min() < 0 and changed.max() > 255  # nothing is clipped
+    assert -63 <= min(shifts) < -40
+    assert 40 < max(shifts) <= 63
+    assert 0.2 <= min(factors) < 0.4
+    assert 1.6 < max(factors) <= 1.8
+    assert changed.min() < 0  # nothing is clipped
+    assert changed.max() > 255
 
 
 def test_flip_alone_mirrors_left_and_right_only() -> None:
@@ -103,7 +108,8 @@ def test_the_generator_alone_decides_and_the_pixels_stay() -> None:
     before = pixels.clone()
     chosen = Augmentation(pad=2, crop=8, flip=True, brightness=20.0, contrast=(0.5, 1.5))
     first, again, other = (augment(pixels, chosen, generator(seed)) for seed in (1, 1, 2))
-    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
     assert torch.equal(pixels, before)
 
 
@@ -118,3 +124,13 @@ def test_nothing_switched_on_changes_nothing_and_draws_nothing() -> None:
 def test_other_tensors_are_refused(pixels: torch.Tensor) -> None:
     with pytest.raises(ConfigError, match="takes uint8 pixels"):
         augment(pixels, Augmentation(), generator())
+
+
+@pytest.mark.gpu
+def test_the_steps_work_on_the_device_of_the_pixels() -> None:
+    pixels = noise(16, 3, 6, 6)
+    draws = torch.Generator("cuda").manual_seed(0)
+    changed = augment(pixels.cuda(), Augmentation(pad=1, crop=5, flip=True), draws).cpu()
+    for image, original in zip(changed.numpy(), pixels.numpy(), strict=True):
+        assert any(np.array_equal(image, window) for window in slow_windows(original, 1, 5, 5, True))
+    assert augment(pixels.cuda(), Augmentation(brightness=63.0, contrast=(0.2, 1.8)), draws).is_cuda

@@ -26,9 +26,11 @@ def test_cifar10_batches_are_joined_in_order(tmp_path: Path) -> None:
     arrays = read_cifar(tmp_path, CIFAR10_FILES, "train")
     assert arrays is not None
     pixels, labels = arrays
-    assert pixels.shape == (15, 3, 32, 32) and type(pixels) is np.ndarray
+    assert pixels.shape == (15, 3, 32, 32)
+    assert type(pixels) is np.ndarray
     assert np.array_equal(pixels.reshape(15, 3072), np.concatenate(parts))
-    assert labels.dtype == np.int64 and labels.tolist() == [i for n in range(1, 6) for i in range(n)]
+    assert labels.dtype == np.int64
+    assert labels.tolist() == [i for n in range(1, 6) for i in range(n)]
     assert read_cifar(tmp_path, CIFAR10_FILES, "test") is None
 
 
@@ -41,7 +43,8 @@ def test_one_missing_batch_is_none(tmp_path: Path) -> None:
 def test_cifar100_takes_the_fine_labels(tmp_path: Path) -> None:
     write_batch(tmp_path / "test", entry="coarse_labels", fine_labels=[99, 0, 50, 7])
     arrays = read_cifar(tmp_path, CIFAR100_FILES, "test")
-    assert arrays is not None and arrays[1].tolist() == [99, 0, 50, 7]
+    assert arrays is not None
+    assert arrays[1].tolist() == [99, 0, 50, 7]
 
 
 def test_a_folder_called_train_is_not_a_batch(tmp_path: Path) -> None:
@@ -67,7 +70,8 @@ def test_what_is_wrong_is_said(tmp_path: Path, files: CifarFiles, changes: dict[
     write_batch(file, **changes)
     with pytest.raises(DataError, match=reason) as caught:
         read_cifar(tmp_path, files, "test")
-    assert str(caught.value).startswith(str(file)) and "whole copy" in str(caught.value)
+    assert str(caught.value).startswith(str(file))
+    assert "whole copy" in str(caught.value)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 100, 5000, 12_000])

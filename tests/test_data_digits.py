@@ -11,8 +11,10 @@ from snnconv.data.digits import make_digits
 
 def test_the_split_is_whole_stratified_and_fixed() -> None:
     train, test = make_digits("train"), make_digits("test")
-    assert train[0].shape == (1297, 1, 28, 28) and test[0].shape == (500, 1, 28, 28)
-    assert train[0].dtype == np.uint8 and train[1].dtype == np.int64
+    assert train[0].shape == (1297, 1, 28, 28)
+    assert test[0].shape == (500, 1, 28, 28)
+    assert train[0].dtype == np.uint8
+    assert train[1].dtype == np.int64
     whole = np.bincount(load_digits().target)
     assert np.array_equal(np.bincount(train[1]) + np.bincount(test[1]), whole)
     assert np.abs(np.bincount(test[1]) - whole * 500 / 1797).max() < 1.5

@@ -97,10 +97,10 @@ def fails(server: Server, folder: Path, sources: dict[str, Source], reason: str)
     with pytest.raises(DataError, match=reason) as caught:
         fetch("made", folder, sources)
     text = str(caught.value)
-    assert text.startswith(f"made could not be downloaded from {server.url} (") and "\n" not in text
-    assert text.endswith(f"into {folder / 'Made' / 'raw'} by hand") and all(
-        name in text for name in sources["made"].files
-    )
+    assert text.startswith(f"made could not be downloaded from {server.url} (")
+    assert "\n" not in text
+    assert text.endswith(f"into {folder / 'Made' / 'raw'} by hand")
+    assert all(name in text for name in sources["made"].files)
 
 
 def test_a_wrong_hash_leaves_nothing(server: Server, tmp_path: Path) -> None:
@@ -173,5 +173,6 @@ def test_a_set_without_a_source(tmp_path: Path) -> None:
 def test_every_set_of_files_has_a_source_that_loading_looks_into() -> None:
     assert set(SOURCES) == set(DATASETS) - {"digits"}
     for name, source in SOURCES.items():
-        assert source.folder == DATASETS[name].folder and source.url.endswith("/")
+        assert source.folder == DATASETS[name].folder
+        assert source.url.endswith("/")
         assert all(len(md5) == 32 for md5 in source.files.values())

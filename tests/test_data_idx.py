@@ -35,8 +35,10 @@ def test_a_pair_is_read_gzipped_or_not(tmp_path: Path) -> None:
     images, labels = write_pair(tmp_path)
     pair = read_idx_pair(tmp_path, "test")
     assert pair is not None
-    assert pair[0].shape == (3, 1, 28, 28) and np.array_equal(pair[0][:, 0], images)
-    assert pair[1].dtype == np.int64 and pair[1].tolist() == labels.tolist()
+    assert pair[0].shape == (3, 1, 28, 28)
+    assert np.array_equal(pair[0][:, 0], images)
+    assert pair[1].dtype == np.int64
+    assert pair[1].tolist() == labels.tolist()
     assert read_idx_pair(tmp_path, "train") is None
 
 
@@ -83,7 +85,8 @@ def test_what_is_wrong_is_said_in_one_sentence(tmp_path: Path, content: bytes, r
     with pytest.raises(DataError) as caught:
         read_idx(file, 3)
     assert str(caught.value).startswith(f"{file} {reason}")
-    assert "\n" not in str(caught.value) and "whole copy" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "whole copy" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,8 @@ def test_cifar_is_found_in_every_layout(tmp_path: Path, dataset: str, place: str
     for number, where in enumerate((".", dataset, place)):
         write_cifar(tmp_path / str(number) / where, 2)
         found = load_images(dataset, "test", tmp_path / str(number), download=False)
-        assert found.pixels.shape == (2, 3, 32, 32) and found.classes == classes
+        assert found.pixels.shape == (2, 3, 32, 32)
+        assert found.classes == classes
 
 
 @pytest.mark.parametrize("folder", ["my-fashion-set", "FashionMNIST", "FashionMNIST/raw"])
@@ -123,7 +124,8 @@ def test_unknown_names_are_answered_with_the_known_ones(tmp_path: Path) -> None:
 
 def test_digits_need_no_files() -> None:
     found = load_images("digits", "test", download=False)
-    assert len(found) == 500 and found.pixels.shape[1:] == (1, 28, 28)
+    assert len(found) == 500
+    assert found.pixels.shape[1:] == (1, 28, 28)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +165,8 @@ def test_hold_out_parts_without_loss(count: int, seed: int, data: st.DataObject)
     assert (len(held), held.split, rest.split) == (number, "validation", "train")
     ids = rest.pixels.flatten().tolist(), held.pixels.flatten().tolist()
     assert sorted(ids[0] + ids[1]) == list(range(count))
-    assert rest.labels.tolist() == [i % 10 for i in ids[0]] and held.labels.tolist() == [i % 10 for i in ids[1]]
+    assert rest.labels.tolist() == [i % 10 for i in ids[0]]
+    assert held.labels.tolist() == [i % 10 for i in ids[1]]
     assert torch.equal(hold_out(numbered(count), number, seed)[1].pixels, held.pixels)
     assert torch.equal(torch.get_rng_state(), state)
 

@@ -98,3 +98,12 @@ def test_a_crop_larger_than_the_image_is_refused(shape: tuple[int, ...]) -> None
 def test_other_tensors_are_refused(pixels: torch.Tensor) -> None:
     with pytest.raises(ConfigError, match="takes uint8 or float"):
         preprocess(pixels, Preprocessing())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "chosen", [Preprocessing(crop=24, standardise=True), Preprocessing(), Preprocessing(divisor=256)]
+)
+def test_every_device_gives_the_same_bits(chosen: Preprocessing) -> None:
+    pixels = torch.randint(0, 256, (200, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(preprocess(pixels.cuda(), chosen).cpu(), preprocess(pixels, chosen))

@@ -45,7 +45,7 @@ class KBQuantizer(nn.Module):
         self.k, self.B, self.tie = k, B, tie
 
     def forward(self, z: Tensor) -> Tensor:
-        quantized: Tensor = _RoundClipped.apply(z, self.grid.step, self.grid.levels, 0.5 + self.tie)
+        quantized: Tensor = _RoundClipped.apply(z, self.grid.step, self.grid.levels, 0.5 + self.tie)  # type: ignore[no-untyped-call]
         return quantized
 
     def extra_repr(self) -> str:

@@ -28,7 +28,17 @@ from snnconv.data.augmentation import augment
 from snnconv.data.images import Images, hold_out
 from snnconv.data.preprocessing import preprocess
 from snnconv.errors import FormatError, TrainingError
-from snnconv.runs import ANN, CHECKPOINT, ENVIRONMENT, HISTORY, TRAINING, Run, describe_environment, write_json, write_whole
+from snnconv.runs import (
+    ANN,
+    CHECKPOINT,
+    ENVIRONMENT,
+    HISTORY,
+    TRAINING,
+    Run,
+    describe_environment,
+    write_json,
+    write_whole,
+)
 
 EVALUATION_BATCH = 250
 
@@ -54,7 +64,9 @@ def network_for(recipe: Recipe, images: Images, seed: int = 0) -> nn.Module:
     return build_network(recipe.network, image, images.classes, Quantization.parse(recipe.quantization), seed)
 
 
-def train(run: Run, images: Images, test: Images, device: torch.device, start: Path | None = None, quiet: bool = False) -> dict[str, Any]:
+def train(
+    run: Run, images: Images, test: Images, device: torch.device, start: Path | None = None, quiet: bool = False
+) -> dict[str, Any]:
     """Train the run's recipe, from its checkpoint where it has one, and measure the best epoch on the test set.
 
     Args:
@@ -188,7 +200,9 @@ def load_twin(model: nn.Module, path: Path) -> None:
     ours = model.state_dict()
     for name, tensor in ours.items():
         if plain(name) not in theirs or theirs[plain(name)].shape != tensor.shape:
-            raise FormatError(f"{path} is not a twin of this network: it has no {plain(name)} of shape {list(tensor.shape)}")
+            raise FormatError(
+                f"{path} is not a twin of this network: it has no {plain(name)} of shape {list(tensor.shape)}"
+            )
     model.load_state_dict({name: theirs[plain(name)] for name in ours})
 
 
@@ -212,8 +226,11 @@ def _epoch(
     order = torch.randperm(len(labels), generator=draws, device=device)
     batches = max(1, len(labels) // plan.batch_size)
     total = torch.zeros((), device=device)
+    mean = 0.0
     state.model.train()
-    steps = tqdm(range(batches), desc=f"epoch {state.epoch + 1}", unit="batch", leave=False, disable=True if quiet else None)
+    steps = tqdm(
+        range(batches), desc=f"epoch {state.epoch + 1}", unit="batch", leave=False, disable=True if quiet else None
+    )
     for step in steps:
         rows = order[step * plan.batch_size : (step + 1) * plan.batch_size]
         images = preprocess(augment(pixels[rows], recipe.augmentation, draws), recipe.preprocessing)
@@ -241,7 +258,11 @@ def _optimiser(model: nn.Module, plan: Training) -> torch.optim.Optimizer:
     if plan.optimiser == "adam":
         return torch.optim.Adam(model.parameters(), plan.learning_rate, weight_decay=plan.weight_decay)
     return torch.optim.SGD(
-        model.parameters(), plan.learning_rate, plan.momentum, weight_decay=plan.weight_decay, nesterov=plan.momentum > 0
+        model.parameters(),
+        plan.learning_rate,
+        plan.momentum,
+        weight_decay=plan.weight_decay,
+        nesterov=plan.momentum > 0,
     )
 
 
@@ -267,4 +288,6 @@ def _restore(run: Run, state: _State) -> None:
         state.optimiser.load_state_dict(contents["optimiser"])
         state.history = list(contents["history"])
     except Exception as error:  # torch.load raises many kinds; each means the same to the user
-        raise FormatError(f"{run.file(CHECKPOINT)} is damaged: remove it to train the run anew ({type(error).__name__})") from error
+        raise FormatError(
+            f"{run.file(CHECKPOINT)} is damaged: remove it to train the run anew ({type(error).__name__})"
+        ) from error

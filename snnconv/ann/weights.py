@@ -41,7 +41,7 @@ class WeightQuantizer(nn.Module, ABC):
         with torch.no_grad():
             scale = self.scale(latent).reshape(-1, *[1] * (latent.ndim - 1))
             quantized = self.codes(latent).to(latent.dtype) * scale
-        weight: Tensor = _StraightThrough.apply(latent, quantized)
+        weight: Tensor = _StraightThrough.apply(latent, quantized)  # type: ignore[no-untyped-call]
         return weight
 
 

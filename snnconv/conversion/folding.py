@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -44,10 +46,11 @@ def weight_parts(layer: nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor]:
     if not parametrize.is_parametrized(layer, "weight"):
         weight = layer.weight.detach().cpu()
         return weight, torch.ones(weight.shape[0], dtype=torch.float64)
-    chain = layer.parametrizations.weight  # type: ignore[union-attr]
-    if len(chain) != 1 or not isinstance(chain[0], WeightQuantizer):
+    chain = cast(parametrize.ParametrizationList, cast(nn.ModuleDict, layer.parametrizations)["weight"])
+    quantizer = chain[0]
+    if len(chain) != 1 or not isinstance(quantizer, WeightQuantizer):
         names = ", ".join(type(step).__name__ for step in chain)
         raise ConversionError(f"its weight is parametrized by {names}; one WeightQuantizer is accepted")
     with torch.no_grad():
-        latent = chain.original
-        return chain[0].codes(latent).cpu(), chain[0].scale(latent).double().cpu()
+        latent: Tensor = chain.original
+        return quantizer.codes(latent).cpu(), quantizer.scale(latent).double().cpu()

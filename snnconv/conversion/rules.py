@@ -112,7 +112,9 @@ def adaptive_average_pool(builder: Builder, node: fx.Node, module: nn.AdaptiveAv
     height, width = builder.wire_shape(counts.wire)[1:]
     out_height, out_width = node.meta["shape"][2:]
     if height % out_height or width % out_width:
-        raise ConversionError(f"windows of equal size are needed: {out_height}x{out_width} does not divide {height}x{width}")
+        raise ConversionError(
+            f"windows of equal size are needed: {out_height}x{out_width} does not divide {height}x{width}"
+        )
     kernel = (height // out_height, width // out_width)
     return _sum_pool(builder, node, value, kernel, kernel, (0, 0))
 
@@ -230,7 +232,9 @@ def _sum_pool(builder: Builder, node: fx.Node, value: Value, kernel: Pair, strid
     layer = SumPool2d(kernel, stride, (horizontal, horizontal, vertical, vertical))
     wire = builder.add_layer(node, layer, (counts.wire,))
     size = kernel[0] * kernel[1]
-    return replace(counts, wire=wire, step=counts.step / size, smallest=counts.smallest * size, largest=counts.largest * size)
+    return replace(
+        counts, wire=wire, step=counts.step / size, smallest=counts.smallest * size, largest=counts.largest * size
+    )
 
 
 def _clip(builder: Builder, node: fx.Node, value: Value, low: float, high: float) -> Value:

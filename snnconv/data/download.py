@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tarfile
 import zlib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from snnconv.errors import ConfigError, DataError
 
@@ -90,22 +91,27 @@ def fetch(dataset: str, folder: Path, sources: Mapping[str, Source] = SOURCES) -
                     whole = _download(source.url + name, Path(temporary) / name, md5)
                     _move_in(_unpack(whole, target.name) if source.archive else [whole], target)
     except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        names = ", ".join(source.files)
+        files = f"{'what is in ' if source.archive else ''}{', '.join(source.files)}"
         raise DataError(
-            f"{dataset} could not be downloaded from {source.url} ({reason}): put {names} "
-            f"{'unpacked ' if source.archive else ''}into {target} by hand"
+            f"{dataset} could not be downloaded from {source.url} ({_reason(error)}): put {files} into {target} by hand"
         ) from error
 
 
 def _download(url: str, file: Path, md5: str) -> Path:
     import pooch
 
-    # Without "identity" some servers' .gz files would arrive unpacked, with another hash.
-    download = pooch.HTTPDownloader(
-        progressbar=sys.stderr.isatty(), chunk_size=_CHUNK, headers={"Accept-Encoding": "identity"}
-    )
-    download(url, str(file), None)
+    with ExitStack() as connections:
+
+        def close_at_the_end(response: Any, **_: object) -> None:
+            connections.callback(response.close)  # pooch leaves it open where the download fails
+
+        download = pooch.HTTPDownloader(
+            progressbar=sys.stderr.isatty(),
+            chunk_size=_CHUNK,
+            headers={"Accept-Encoding": "identity"},  # else some servers' .gz files arrive unpacked
+            hooks={"response": close_at_the_end},
+        )
+        download(url, str(file), None)
     found = pooch.file_hash(str(file), alg="md5")
     if found != md5:
         raise ValueError(f"{file.name} has the MD5 {found} instead of {md5}")
@@ -122,4 +128,12 @@ def _move_in(files: list[Path], target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for file in files:
         if not (target / file.name).exists():
-            os.replace(file, target / file.name)
+            file.replace(target / file.name)
+
+
+def _reason(error: BaseException) -> str:
+    """First line of what went wrong at the bottom, such as "Connection refused"."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(text).splitlines()[0].rstrip(":")

@@ -7,7 +7,7 @@ encoder sees analog values, and only the readout gives them out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,8 @@ class Branch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Value of the branch in float64, x being analog values or counts."""
-        return channelwise(self.scale, x) * self.synapse(x.double()) + channelwise(self.offset, x)
+        potential = self.synapse.potential(x.double())
+        return channelwise(self.scale, potential) * potential + channelwise(self.offset, potential)
 
 
 def channelwise(values: Tensor, like: Tensor) -> Tensor:
@@ -78,7 +79,7 @@ class SpikingLayer(nn.Module):
         super().__init__()
         if not all(branch.synapse.integer for branch in branches):
             raise ConversionError("a spiking layer needs integer weight codes")
-        self.branches = nn.ModuleList(branches)
+        self.branches = _register(self, branches)
         self.grid = grid
         self.largest = tuple(largest)
         self.reaches = [b.synapse.reach(n) for b, n in zip(branches, largest, strict=True)]
@@ -97,7 +98,7 @@ class SpikingLayer(nn.Module):
             float32 where its 24 bits hold every reachable sum, int64 for several branches, else float64.
         """
         parts = [
-            branch.synapse(x.to(exact_dtype(reach)))
+            branch.synapse.potential(x.to(exact_dtype(reach)))
             for branch, x, reach in zip(self.branches, counts, self.reaches, strict=True)
         ]
         if len(parts) == 1:
@@ -167,7 +168,7 @@ class Encoder(nn.Module):
 
     def __init__(self, stages: Sequence[Stage], grid: Grid) -> None:
         super().__init__()
-        self.branches = nn.ModuleList([stage.branch for stage in stages if stage.branch is not None])
+        self.branches = _register(self, [stage.branch for stage in stages if stage.branch is not None])
         self.stages = tuple(stages)
         self.grid = grid
 
@@ -240,7 +241,7 @@ class Readout(nn.Module):
 
     def __init__(self, branches: Sequence[Branch]) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(branches)
+        self.branches = _register(self, branches)
 
     def forward(self, *counts: Tensor) -> Tensor:
         """Logits, float64 (N, classes)."""
@@ -248,7 +249,22 @@ class Readout(nn.Module):
 
 
 Unit = Encoder | SpikingLayer
-Kind = Literal["encoder", "spiking", "sum-pool", "max-pool", "flatten", "readout"]
+"""A layer that fires."""
+
+
+def largest_count(layer: nn.Module, incoming: Sequence[int]) -> int:
+    """Largest magnitude of what a layer sends, given that of each wire that comes in."""
+    if isinstance(layer, Encoder | SpikingLayer):
+        return layer.grid.largest
+    if isinstance(layer, SumPool2d):
+        return incoming[0] * layer.kernel[0] * layer.kernel[1]
+    return incoming[0]
+
+
+def _register(layer: nn.Module, branches: Sequence[Branch]) -> tuple[Branch, ...]:
+    """Register the branches as sub-modules and hand them back with their type."""
+    layer.add_module("branch_modules", nn.ModuleList(branches))
+    return tuple(branches)
 
 
 def _expect(name: str, branches: Sequence[Branch], kind: type[Synapse]) -> None:

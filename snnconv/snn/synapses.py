@@ -37,8 +37,8 @@ class Synapse(nn.Module, ABC):
         self.register_buffer("weight", weight)
 
     @abstractmethod
-    def connect(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Apply the map with another weight of the same shape and of x's dtype."""
+    def connect(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Apply the map with another weight of the same shape and of x's dtype, plus a bias (C_out,)."""
 
     @property
     @abstractmethod
@@ -59,13 +59,18 @@ class Synapse(nn.Module, ABC):
         """Weights of one output position."""
         return self.weight[0].numel()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def potential(self, x: Tensor) -> Tensor:
+        """Apply the map, in the dtype of x."""
         return self.connect(x, self.weight.to(x.dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same as ``potential``, as a module's call."""
+        return self.potential(x)
 
     def reach(self, largest: int) -> int:
         """Largest magnitude a potential can have when no count exceeds ``largest`` in magnitude.
 
-            max over output channels of sum |w| * largest
+        max over output channels of sum |w| * largest
         """
         return int(self.weight.abs().to(torch.int64).flatten(1).sum(1).max()) * largest
 
@@ -121,13 +126,13 @@ class Conv2dSynapse(Synapse):
         self.groups = groups
         self.channels = None if channels is None else tuple(channels)
 
-    def connect(self, x: Tensor, weight: Tensor) -> Tensor:
+    def connect(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if self.channels is not None:
             x = x[:, list(self.channels)]
         left, right, top, bottom = self.padding
         if (left, top) != (right, bottom):
             x, left, top = functional.pad(x, self.padding), 0, 0
-        return functional.conv2d(x, weight, None, self.stride, (top, left), self.dilation, self.groups)
+        return functional.conv2d(x, weight, bias, self.stride, (top, left), self.dilation, self.groups)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -146,8 +151,8 @@ class Conv2dSynapse(Synapse):
 class LinearSynapse(Synapse):
     """Dense map: (N, C) to (N, C_out); weight (C_out, C)."""
 
-    def connect(self, x: Tensor, weight: Tensor) -> Tensor:
-        return functional.linear(x, weight)
+    def connect(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return functional.linear(x, weight, bias)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -164,8 +169,9 @@ class IdentitySynapse(Synapse):
         weight: int8 ones, (C, 1).
     """
 
-    def connect(self, x: Tensor, weight: Tensor) -> Tensor:
-        return x * weight.reshape(-1, *[1] * (x.ndim - 2))
+    def connect(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        shape = (-1, *[1] * (x.ndim - 2))
+        return x * weight.reshape(shape) + (0 if bias is None else bias.reshape(shape))
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -88,7 +88,9 @@ def _single(scale: Tensor, offset: Tensor, reach: int, grid: Grid) -> Ladder:
 
 def _several(scales: Tensor, offset: Tensor, reaches: list[int], grid: Grid) -> Ladder:
     largest = sum(s.abs() * r for s, r in zip(scales, reaches, strict=True)) + offset.abs()
-    largest = torch.clamp(torch.as_tensor(largest), min=max(1e-300, *(abs(b) for b in grid.boundaries if abs(b) < 1e300)))
+    largest = torch.clamp(
+        torch.as_tensor(largest), min=max(1e-300, *(abs(b) for b in grid.boundaries if abs(b) < 1e300))
+    )
     room = (POTENTIAL_BITS - 1) - torch.ceil(torch.log2(largest))  # one bit for the roundings
     factor = torch.exp2(room)
     multipliers = torch.round(scales * factor).to(torch.int64)

@@ -61,8 +61,8 @@ def conv_stack(
         if min(height, width) < 1:
             raise ConfigError(f"an image of {image[1]}x{image[2]} is too small for layer conv{number}")
     blocks["flatten"] = nn.Flatten()
-    blocks["readout"] = nn.Linear(channels * height * width, classes, bias=False)
-    nn.init.trunc_normal_(blocks["readout"].weight, std=0.1, a=-0.2, b=0.2)
+    blocks["readout"] = readout = nn.Linear(channels * height * width, classes, bias=False)
+    nn.init.trunc_normal_(readout.weight, std=0.1, a=-0.2, b=0.2)
     return nn.Sequential(blocks)
 
 

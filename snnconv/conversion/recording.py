@@ -1,0 +1,75 @@
+"""The ANN's side of the proof: its own forward in float64, with hooks on its quantizers."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from snnconv.errors import ConversionError
+from snnconv.grids import Grid
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one call of a quantizer saw and gave.
+
+    Attributes:
+        z: Its input, float64.
+        codes: Its output divided by the step, int8.
+    """
+
+    z: Tensor
+    codes: Tensor
+
+
+class Recorder:
+    """A float64 copy of a trained network that records its quantizers' codes.
+
+    Weight quantizers are evaluated once, in the precision they were trained in, so that the copy
+    computes with exactly the trained weights.
+
+    Args:
+        model: The trained network; it is left as it was.
+        device: Where to compute.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self.model = _frozen_copy(model).to(device).eval()
+        self.records: dict[tuple[str, int], Record] = {}
+        self._calls: dict[str, int] = {}
+        for path, module in self.model.named_modules():
+            if isinstance(getattr(module, "grid", None), Grid):
+                module.register_forward_hook(self._hook(path, module.grid))
+
+    @torch.no_grad()
+    def run(self, x: Tensor) -> Tensor:
+        """Logits, float64, of a batch; ``records`` then holds its codes by (path, call)."""
+        self.records.clear()
+        self._calls.clear()
+        logits: Tensor = self.model(x.double())
+        return logits
+
+    def _hook(self, path: str, grid: Any) -> Any:
+        def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            exact = output / grid.step
+            codes = exact.round()
+            if not torch.allclose(exact, codes, rtol=0, atol=1e-6):
+                raise ConversionError(f"quantizer {path} gives values that are no multiples of its step {grid.step}")
+            call = self._calls.get(path, 0)
+            self._calls[path] = call + 1
+            self.records[path, call] = Record(inputs[0], codes.to(torch.int8))
+
+        return record
+
+
+def _frozen_copy(model: nn.Module) -> nn.Module:
+    frozen = copy.deepcopy(model)
+    for module in frozen.modules():
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+    return frozen.double()

@@ -1,0 +1,223 @@
+"""The proof that nothing was lost, layer by layer, on data.
+
+* Local: every layer of the spiking network is given the ANN's own codes on its input wires, and its
+  counts are compared with the ANN's codes, unit by unit. Where no unit differs, the whole network is
+  equal by induction.
+* End to end: the network runs by itself, on the engine that ``simulate`` uses, and its predictions
+  and logits are compared.
+
+An encoder unit may differ only where its float64 value lies within a relative 1e-9 of a boundary (a
+tie); differences of the same image downstream are attributed to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from snnconv.conversion.recording import Record, Recorder
+from snnconv.data.images import Images
+from snnconv.data.preprocessing import preprocess
+from snnconv.errors import ConversionError
+from snnconv.snn.layers import Encoder, SpikingLayer
+from snnconv.snn.network import SpikingNetwork, Tap
+
+TIE_MARGIN = 1e-9
+MAX_TIE_SHARE = 1e-7
+LOGIT_TOLERANCE = 1e-9
+"""Relative to the largest logit of the image; logits are float64 on both sides."""
+
+
+class Runner(Protocol):
+    """What runs the network by itself: an engine."""
+
+    def run(self, x: Tensor, taps: tuple[Tap, ...] = ()) -> Tensor:
+        """Logits, float64, of preprocessed images."""
+
+
+@dataclass
+class LayerParity:
+    """Comparison of one layer over all images.
+
+    Attributes:
+        name: The layer.
+        units: Units compared: images times units a image.
+        mismatches: Units whose count differs from the ANN's code.
+        max_difference: Largest difference.
+        inside_grid: Share of units whose ANN value lies strictly between the grid's ends.
+        rate: Spikes a unit and level.
+        silent: No unit fired on any image.
+        saturated: Every unit fired all its spikes on every image.
+        rounding_bound: Largest rounding of the integer potential, in units of the value; 0 for one branch.
+        within_bound: Units that lie nearer to a boundary than that.
+    """
+
+    name: str
+    units: int = 0
+    mismatches: int = 0
+    max_difference: int = 0
+    inside_grid: float = 0.0
+    rate: float = 0.0
+    silent: bool = True
+    saturated: bool = True
+    rounding_bound: float = 0.0
+    within_bound: int = 0
+
+
+@dataclass
+class Parity:
+    """The proof's outcome.
+
+    Attributes:
+        images: Images compared.
+        layers: One entry a layer that fires.
+        encoder_ties: Encoder units that differ within the float64 margin.
+        predictions_equal: Images with the same predicted class.
+        logits_equal: Images whose logits agree to float64 rounding.
+        ann_correct: Images the ANN classifies rightly.
+        tied_images: Images with an encoder tie, to which their other differences are attributed.
+    """
+
+    images: int = 0
+    layers: list[LayerParity] = field(default_factory=list)
+    encoder_ties: int = 0
+    predictions_equal: int = 0
+    logits_equal: int = 0
+    ann_correct: int = 0
+    tied_images: list[int] = field(default_factory=list)
+
+    def failures(self) -> list[str]:
+        """One sentence for everything that keeps this from being a proof; empty where it is one."""
+        found = []
+        for layer in self.layers:
+            if layer.mismatches:
+                found.append(
+                    f"layer {layer.name}: {layer.mismatches} of {layer.units} units differ from the ANN's codes "
+                    f"(by up to {layer.max_difference})"
+                )
+            if layer.silent:
+                found.append(f"layer {layer.name} is silent: no unit fired on any of {self.images} images")
+            elif layer.saturated:
+                found.append(f"layer {layer.name} is saturated: every unit fired all its spikes on every image")
+        if self.layers and self.encoder_ties > MAX_TIE_SHARE * self.layers[0].units:
+            found.append(
+                f"{self.encoder_ties} encoder ties are more than {MAX_TIE_SHARE:g} of {self.layers[0].units} units"
+            )
+        excused = len(self.tied_images)
+        for what, equal in (("predictions", self.predictions_equal), ("logits", self.logits_equal)):
+            if self.images - equal > excused:
+                found.append(f"{what} are equal on {equal} of {self.images} images only")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def verify(
+    model: nn.Module,
+    network: SpikingNetwork,
+    images: Images,
+    engine: Runner | None = None,
+    batch_size: int = 100,
+    quiet: bool = True,
+) -> Parity:
+    """Compare a spiking network with the ANN it was made from, on images.
+
+    Args:
+        model: The trained ANN; it is left as it was.
+        network: The spiking network, with its preprocessing.
+        images: Pixels and labels.
+        engine: Runs the network end to end; None takes its plain forward.
+        batch_size: Images at a time; it changes nothing in the outcome.
+        quiet: Show no progress.
+
+    Raises:
+        ConversionError: the network was made from another ANN.
+    """
+    recorder = Recorder(model, network.device)
+    run: Callable[[Tensor], Tensor] = network if engine is None else engine.run
+    parity = Parity(layers=[LayerParity(name) for name, _ in network.units()])
+    for layer, (_, unit) in zip(parity.layers, network.units(), strict=True):
+        layer.rounding_bound = float(unit.error.max()) if isinstance(unit, SpikingLayer) else 0.0
+    for first in tqdm(range(0, len(images), batch_size), desc="verify", unit="batch", disable=True if quiet else None):
+        pixels = images.pixels[first : first + batch_size].to(network.device)
+        x = preprocess(pixels, network.header.preprocessing) if network.header.preprocessing else pixels.float()
+        labels = images.labels[first : first + batch_size].to(network.device)
+        logits = recorder.run(x)
+        tied = _compare_layers(network, recorder, x, parity)
+        parity.tied_images += [first + row for row in tied]
+        own = run(x)
+        scale = torch.maximum(logits.abs().amax(1), own.abs().amax(1)).clamp(min=1e-300)
+        parity.logits_equal += int(((logits - own).abs().amax(1) <= LOGIT_TOLERANCE * scale).sum())
+        parity.predictions_equal += int((logits.argmax(1) == own.argmax(1)).sum())
+        parity.ann_correct += int((logits.argmax(1) == labels).sum())
+        parity.images += len(labels)
+    for layer in parity.layers:
+        layer.inside_grid /= max(1, layer.units)
+        layer.rate /= max(1, layer.units)
+    return parity
+
+
+def _compare_layers(network: SpikingNetwork, recorder: Recorder, x: Tensor, parity: Parity) -> list[int]:
+    """Run the network with the ANN's codes on every wire; returns the rows with encoder ties."""
+    entries = {layer.name: layer for layer in parity.layers}
+    tied: set[int] = set()
+
+    def compare(name: str, counts: Tensor) -> Tensor:
+        origin = network.nodes[name].origin
+        if origin is None:
+            return counts
+        record = recorder.records.get((origin.module, origin.call))
+        if record is None or record.codes.shape != counts.shape:
+            raise ConversionError(f"layer {name} was made from quantizer {origin.module}, which this ANN does not have")
+        unit = network.layers[name]
+        assert isinstance(unit, Encoder | SpikingLayer)
+        different = counts != record.codes
+        if isinstance(unit, Encoder) and bool(different.any()):
+            ties = different & (_margin(unit, record.z) < TIE_MARGIN)
+            parity.encoder_ties += int(ties.sum())
+            tied.update(int(row) for row in ties.flatten(1).any(1).nonzero())
+            different &= ~ties
+        _tally(entries[name], unit, counts, record, different)
+        return record.codes
+
+    network(x, [compare])
+    return sorted(tied)
+
+
+def _tally(entry: LayerParity, unit: Encoder | SpikingLayer, counts: Tensor, record: Record, different: Tensor) -> None:
+    grid = unit.grid
+    entry.units += counts.numel()
+    wrong = int(different.sum())
+    if wrong:
+        entry.mismatches += wrong
+        gap = (counts.to(torch.int16) - record.codes).abs()
+        entry.max_difference = max(entry.max_difference, int(gap[different].max()))
+    low, high = -grid.negative * grid.step, grid.positive * grid.step
+    entry.inside_grid += int(((record.z > low) & (record.z < high)).sum())
+    spikes = int(counts.abs().sum(dtype=torch.int64))
+    entry.rate += spikes / grid.largest
+    entry.silent &= spikes == 0
+    entry.saturated &= spikes == counts.numel() * grid.largest
+    if isinstance(unit, SpikingLayer) and entry.rounding_bound:
+        error = unit.error.reshape(1, -1, *[1] * (counts.ndim - 2))
+        near = torch.zeros_like(different)
+        for boundary in unit.grid.boundaries:
+            near |= (record.z - boundary).abs() <= error
+        entry.within_bound += int(near.sum())
+
+
+def _margin(unit: Encoder, z: Tensor) -> Tensor:
+    """Distance to the nearest boundary relative to the larger of the two magnitudes."""
+    margin = torch.full_like(z, float("inf"))
+    for boundary in unit.grid.boundaries:
+        size = z.abs().clamp(min=max(abs(boundary), 1e-300))
+        margin = torch.minimum(margin, (z - boundary).abs() / size)
+    return margin

@@ -1,0 +1,1 @@
+"""Engines: ways to run the same spiking network, equal to its plain forward bit for bit."""

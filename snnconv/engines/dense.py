@@ -1,0 +1,102 @@
+"""The dense engine: torch convolutions on integer counts, any device.
+
+Weights are laid out once (channels last, the sign of each scale folded in), counts travel as float32,
+and where it is proven exact (``affine``) a whole ladder of thresholds is one affine map whose shift
+rides on the convolution's bias. Everything else falls back to the layers' own arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from snnconv.engines.affine import apply_affine, fit_affine
+from snnconv.snn.layers import Encoder, MaxPool2d, Readout, SpikingLayer, channelwise
+from snnconv.snn.network import INPUT, SpikingNetwork, Tap
+from snnconv.snn.neurons import ladder_step
+from snnconv.snn.synapses import IdentitySynapse, exact_dtype
+
+Step = Callable[..., Tensor]
+
+
+class DenseEngine:
+    """Runs a network with torch's dense kernels; equal to its plain forward bit for bit.
+
+    Args:
+        network: The network; its weights are read once.
+        device: Where to compute.
+    """
+
+    name = "dense"
+
+    def __init__(self, network: SpikingNetwork, device: torch.device | None = None) -> None:
+        self.device = torch.device("cpu") if device is None else device
+        self.network = network.to(self.device)
+        self._steps = {name: self._prepare(layer) for name, layer in network.layers.items()}
+
+    @torch.inference_mode()
+    def run(self, x: Tensor, taps: tuple[Tap, ...] = ()) -> Tensor:
+        """Logits, float64 (N, classes), of preprocessed images; taps as in ``SpikingNetwork.forward``."""
+        wires = {INPUT: x.to(self.device).contiguous(memory_format=torch.channels_last)}
+        with _exact_convolutions(self.device):
+            for name, step in self._steps.items():
+                sent = step(*(wires[wire] for wire in self.network.nodes[name].inputs))
+                for tap in taps if name != self._last else ():
+                    sent = tap(name, sent)
+                wires[name] = sent
+        return wires[self._last]
+
+    @property
+    def _last(self) -> str:
+        return next(reversed(self._steps))
+
+    def _prepare(self, layer: nn.Module) -> Step:
+        if isinstance(layer, Encoder):
+            return lambda x: layer(x).float()
+        if isinstance(layer, SpikingLayer):
+            return _spiking(layer)
+        if isinstance(layer, Readout | MaxPool2d):
+            return layer
+        return lambda counts: layer(counts).float()
+
+
+def _spiking(layer: SpikingLayer) -> Step:
+    """The layer as one call on float counts."""
+    if len(layer.branches) > 1 or isinstance(layer.branches[0].synapse, IdentitySynapse):
+        return lambda *counts: layer(*counts).float()
+    synapse = layer.branches[0].synapse
+    sign, thresholds, grid = layer.multipliers[0], layer.neuron.thresholds, layer.grid
+    dtype = exact_dtype(layer.reach)
+    weight = synapse.weight * sign.to(torch.int8).reshape(-1, *[1] * (synapse.weight.ndim - 1))
+    reach = weight.abs().flatten(1).sum(1, dtype=torch.int64) * layer.largest[0]
+    weight = weight.to(dtype)
+    if weight.ndim == 4:
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    slope = layer.branches[0].scale.abs() / grid.step
+    affine = fit_affine(thresholds.cpu(), grid.negative, slope.cpu(), reach.cpu()) if dtype == torch.float32 else None
+    if affine is None:
+        return lambda counts: ladder_step(synapse.connect(counts.to(dtype), weight), thresholds, grid.negative).float()
+    factor, shift = affine.slope.to(weight.device), affine.shift.to(weight.device)
+
+    def run(counts: Tensor) -> Tensor:
+        potential = synapse.connect(counts, weight, shift)
+        return apply_affine(potential, channelwise(factor, potential), grid.negative, grid.positive)
+
+    return run
+
+
+@contextmanager
+def _exact_convolutions(device: torch.device) -> Iterator[None]:
+    """Keep CUDA to algorithms that add integers exactly: no TF32, no Winograd (hence no cuDNN)."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.backends.cudnn.flags(enabled=False, allow_tf32=False):
+        before, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, False
+        try:
+            yield
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = before

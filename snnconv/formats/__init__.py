@@ -1,0 +1,1 @@
+"""Files: the network's own format."""

@@ -1,0 +1,292 @@
+"""snnconv's own file: safetensors with a JSON header, no pickle.
+
+The header (key ``network`` of the safetensors metadata) lists the layers in order with their wires,
+geometry and grids; tensors are called ``<layer>.<branch>.weight``, ``.scale`` and ``.offset``.
+Ternary and binary weights take two bits a code. Thresholds are not stored: they follow from scale,
+offset and grid, so one file serves every neuron model and engine.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from snnconv.config import Preprocessing, Settings
+from snnconv.errors import FormatError, SnnconvError
+from snnconv.formats.packing import pack_ternary, unpack_ternary
+from snnconv.grids import Grid
+from snnconv.runs import write_whole
+from snnconv.snn.layers import (
+    Branch,
+    Encoder,
+    Flatten,
+    MaxPool2d,
+    Readout,
+    SpikingLayer,
+    Stage,
+    SumPool2d,
+    largest_count,
+    spiking_layer,
+)
+from snnconv.snn.network import Header, Node, Origin, SpikingNetwork
+from snnconv.snn.synapses import SYNAPSES, synapse_kind
+
+FORMAT = "snnconv-network"
+VERSION = 1
+
+Number = float | Literal["inf", "-inf"]
+"""JSON has no infinities; they are written as words."""
+
+
+class _Branch(Settings, frozen=True):
+    synapse: Literal["conv2d", "linear", "identity"]
+    settings: dict[str, Any]
+    weight: Literal["ternary", "int8", "float"]
+    weight_shape: tuple[int, ...]
+
+
+class _Stage(Settings, frozen=True):
+    branch: _Branch | None = None
+    low: Number = "-inf"
+    high: Number = "inf"
+    flatten: bool = False
+
+
+class _Grid(Settings, frozen=True):
+    step: float
+    positive: int
+    negative: int
+    boundaries: tuple[Number, ...]
+    closed: tuple[bool, ...]
+
+
+class _Origin(Settings, frozen=True):
+    module: str
+    call: int
+
+
+class _Layer(Settings, frozen=True):
+    name: str
+    kind: Literal["encoder", "spiking", "sum-pool", "max-pool", "flatten", "readout"]
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+    origin: _Origin | None = None
+    grid: _Grid | None = None
+    branches: tuple[_Branch, ...] = ()
+    stages: tuple[_Stage, ...] = ()
+    pool: dict[str, tuple[int, ...]] = {}
+
+
+class _Network(Settings, frozen=True):
+    input_shape: tuple[int, ...]
+    layers: tuple[_Layer, ...]
+    preprocessing: Preprocessing | None = None
+    about: dict[str, Any] = {}
+
+
+def save(network: SpikingNetwork, path: Path) -> None:
+    """Write a network whole or not at all.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    layers = tuple(_describe(name, layer, network.nodes[name], tensors) for name, layer in network.layers.items())
+    header = _Network(
+        input_shape=network.header.shape,
+        layers=layers,
+        preprocessing=network.header.preprocessing,
+        about=network.header.about,
+    )
+    text = {"format": FORMAT, "version": str(VERSION), "network": msgspec.json.encode(header).decode()}
+    write_whole(path, lambda temporary: save_file(tensors, temporary, text))
+
+
+def load(path: Path) -> SpikingNetwork:
+    """Read a network.
+
+    Raises:
+        FormatError: missing, damaged, foreign, of another version, or inconsistent in itself.
+    """
+    if not path.is_file():
+        raise FormatError(f"{path} is not there: `snnconv convert` writes converted networks")
+    try:
+        with safe_open(path, "pt") as file:
+            text = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise FormatError(f"{path} is no converted network, or damaged: {error}") from error
+    if text.get("format") != FORMAT:
+        raise FormatError(f"{path} is not a converted network of snnconv; `snnconv convert` writes one")
+    if text.get("version") != str(VERSION):
+        raise FormatError(f"{path} has format version {text.get('version')}; this release reads version {VERSION}")
+    try:
+        header = msgspec.json.decode(text.get("network", ""), type=_Network)
+        network = _build(header, tensors)
+        _check_shapes(network)
+    except (msgspec.DecodeError, SnnconvError, RuntimeError, IndexError, TypeError) as error:
+        raise FormatError(f"{path} is damaged: {error}") from error
+    return network
+
+
+def _describe(name: str, layer: nn.Module, node: Node, tensors: dict[str, Tensor]) -> _Layer:
+    origin = None if node.origin is None else _Origin(module=node.origin.module, call=node.origin.call)
+    place: dict[str, Any] = {"name": name, "inputs": node.inputs, "shape": node.shape, "origin": origin}
+    match layer:
+        case Encoder():
+            stages, number = [], 0
+            for stage in layer.stages:
+                branch = None
+                if stage.branch is not None:
+                    branch = _describe_branch(f"{name}.{number}", stage.branch, tensors)
+                    number += 1
+                stages.append(
+                    _Stage(branch=branch, low=_word(stage.low), high=_word(stage.high), flatten=stage.flatten)
+                )
+            return _Layer(kind="encoder", grid=_describe_grid(layer.grid), stages=tuple(stages), **place)
+        case SpikingLayer() | Readout():
+            branches = tuple(_describe_branch(f"{name}.{i}", b, tensors) for i, b in enumerate(layer.branches))
+            if isinstance(layer, Readout):
+                return _Layer(kind="readout", branches=branches, **place)
+            return _Layer(kind="spiking", grid=_describe_grid(layer.grid), branches=branches, **place)
+        case SumPool2d():
+            pool = {"kernel": layer.kernel, "stride": layer.stride, "padding": layer.padding}
+            return _Layer(kind="sum-pool", pool=pool, **place)
+        case MaxPool2d():
+            pool = {
+                "kernel": layer.kernel,
+                "stride": layer.stride,
+                "padding": layer.padding,
+                "dilation": layer.dilation,
+            }
+            return _Layer(kind="max-pool", pool=pool, **place)
+        case Flatten():
+            return _Layer(kind="flatten", **place)
+    raise FormatError(f"layer {name} of type {type(layer).__name__} has no place in a file")
+
+
+def _describe_branch(name: str, branch: Branch, tensors: dict[str, Tensor]) -> _Branch:
+    synapse = branch.synapse
+    weight = synapse.weight.cpu()
+    packing: Literal["ternary", "int8", "float"] = "float"
+    if synapse.integer:
+        packing = "ternary" if bool((weight.abs() <= 1).all()) else "int8"
+    tensors[f"{name}.weight"] = pack_ternary(weight) if packing == "ternary" else weight.contiguous()
+    tensors[f"{name}.scale"] = branch.scale.cpu()
+    tensors[f"{name}.offset"] = branch.offset.cpu()
+    kind: Any = synapse_kind(synapse)
+    return _Branch(synapse=kind, settings=synapse.settings, weight=packing, weight_shape=tuple(weight.shape))
+
+
+def _describe_grid(grid: Grid) -> _Grid:
+    return _Grid(
+        step=grid.step,
+        positive=grid.positive,
+        negative=grid.negative,
+        boundaries=tuple(_word(b) for b in grid.boundaries),
+        closed=grid.closed,
+    )
+
+
+def _build(header: _Network, tensors: dict[str, Tensor]) -> SpikingNetwork:
+    layers: dict[str, nn.Module] = {}
+    nodes: dict[str, Node] = {}
+    largest: dict[str, int] = {}
+    unused = set(tensors)
+    for entry in header.layers:
+        for wire in entry.inputs:
+            if wire != "input" and wire not in largest:
+                raise FormatError(f"layer {entry.name} reads wire {wire}, which no layer before it sends")
+        incoming = [largest.get(wire, 0) for wire in entry.inputs]
+        layer = _build_layer(entry, incoming, tensors, unused)
+        layers[entry.name] = layer
+        origin = None if entry.origin is None else Origin(entry.origin.module, entry.origin.call)
+        nodes[entry.name] = Node(entry.inputs, entry.shape, origin)
+        largest[entry.name] = largest_count(layer, incoming)
+    if unused:
+        raise FormatError(f"tensor {min(unused)} belongs to no layer")
+    about = Header(header.input_shape, header.preprocessing, header.about)
+    return SpikingNetwork(layers, nodes, about)
+
+
+def _build_layer(entry: _Layer, incoming: list[int], tensors: dict[str, Tensor], unused: set[str]) -> nn.Module:
+    branches = [_build_branch(f"{entry.name}.{i}", b, tensors, unused) for i, b in enumerate(entry.branches)]
+    if entry.kind in ("encoder", "spiking") and entry.grid is None:
+        raise FormatError(f"layer {entry.name} has no grid")
+    if len(entry.branches) not in (0, len(entry.inputs)):
+        raise FormatError(f"layer {entry.name} has {len(entry.branches)} branches and {len(entry.inputs)} wires")
+    match entry.kind:
+        case "encoder":
+            assert entry.grid is not None
+            stages, number = [], 0
+            for stage in entry.stages:
+                branch = None
+                if stage.branch is not None:
+                    branch = _build_branch(f"{entry.name}.{number}", stage.branch, tensors, unused)
+                    number += 1
+                stages.append(Stage(branch, float(stage.low), float(stage.high), stage.flatten))
+            return Encoder(stages, _build_grid(entry.grid))
+        case "spiking":
+            assert entry.grid is not None
+            return spiking_layer(branches, _build_grid(entry.grid), incoming)
+        case "readout":
+            return Readout(branches)
+        case "sum-pool":
+            return SumPool2d(**entry.pool)  # type: ignore[arg-type]
+        case "max-pool":
+            return MaxPool2d(**entry.pool)  # type: ignore[arg-type]
+        case "flatten":
+            return Flatten()
+
+
+def _build_branch(name: str, entry: _Branch, tensors: dict[str, Tensor], unused: set[str]) -> Branch:
+    parts = []
+    for part in ("weight", "scale", "offset"):
+        key = f"{name}.{part}"
+        if key not in tensors:
+            raise FormatError(f"tensor {key} is missing")
+        unused.discard(key)
+        parts.append(tensors[key])
+    weight, scale, offset = parts
+    if entry.weight == "ternary":
+        weight = unpack_ternary(weight, entry.weight_shape)
+    expected = {"ternary": (torch.int8,), "int8": (torch.int8,), "float": (torch.float32, torch.float64)}[entry.weight]
+    if weight.dtype not in expected or tuple(weight.shape) != entry.weight_shape:
+        raise FormatError(
+            f"tensor {name}.weight is {weight.dtype} {list(weight.shape)}, not {entry.weight} {list(entry.weight_shape)}"
+        )
+    if scale.dtype != torch.float64 or offset.dtype != torch.float64:
+        raise FormatError(f"scale and offset of {name} must be float64")
+    return Branch(SYNAPSES[entry.synapse](weight, **entry.settings), scale, offset)
+
+
+def _build_grid(entry: _Grid) -> Grid:
+    boundaries = tuple(float(b) for b in entry.boundaries)
+    return Grid(entry.step, entry.positive, entry.negative, boundaries, entry.closed)
+
+
+def _check_shapes(network: SpikingNetwork) -> None:
+    """Send one blank image through and compare every wire with what the header says."""
+
+    def check(name: str, counts: Tensor) -> Tensor:
+        if tuple(counts.shape[1:]) != network.nodes[name].shape:
+            raise FormatError(
+                f"layer {name} gives {list(counts.shape[1:])}, its header says {list(network.nodes[name].shape)}"
+            )
+        return counts
+
+    with torch.no_grad():
+        network(torch.zeros(1, *network.header.shape), [check])
+
+
+def _word(value: float) -> Number:
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return value

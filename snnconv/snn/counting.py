@@ -1,0 +1,173 @@
+"""Counters of spikes and synaptic operations: observers that own their tallies.
+
+A counter sums, for every wire, the spikes at each position over all images; a synapse's operations
+then are these sums times its fan-out map, exact integers at next to no cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from snnconv.snn.layers import Branch, Encoder, Readout, SpikingLayer
+from snnconv.snn.network import SpikingNetwork
+
+
+@dataclass(frozen=True)
+class Convention:
+    """A way to count synaptic operations (SOPs) of a layer from the counts that come in.
+
+    Attributes:
+        of: What is multiplied by the fan-out: ``spikes`` (sum of |count|) or ``events`` (counts other than 0).
+        zeros: Whether connections of weight 0 count.
+        factor: What the sum is multiplied by, given the layer's own L.
+        readout: Whether the readout has any.
+        meaning: One line for people, with the source.
+    """
+
+    of: Literal["spikes", "events"]
+    zeros: bool
+    factor: Callable[[int], int]
+    readout: bool
+    meaning: str
+
+
+CONVENTIONS: dict[str, Convention] = {
+    "synops": Convention("spikes", False, lambda levels: 1, True, "accumulations an event-driven chip makes"),
+    "events": Convention("events", False, lambda levels: 1, True, "graded events times fan-out"),
+    "fanout": Convention("spikes", True, lambda levels: 1, True, "synops with zero weights counted"),
+    "ladder": Convention(
+        "spikes", False, lambda levels: levels, True, "synops, each threshold neuron its own synapses"
+    ),
+    "zou2021": Convention("spikes", True, lambda levels: 2 * levels, False, "2 L fanout, Zou et al. 2021"),
+}
+
+
+@dataclass(frozen=True)
+class LayerCounts:
+    """What one layer did, summed over all images; integers.
+
+    Attributes:
+        name: The layer.
+        kind: ``encoder``, ``spiking`` or ``readout``.
+        units: Units of one image.
+        levels: L of the units; 1 in the readout.
+        positive: Spikes above zero it sent.
+        negative: Spikes below zero it sent.
+        events: Counts other than 0 it sent.
+        sops: Synaptic operations it received, by convention; 0 in the encoder, whose input is analog.
+        macs: Multiply-accumulates of the same layer in the ANN, for one image, border included.
+    """
+
+    name: str
+    kind: Literal["encoder", "spiking", "readout"]
+    units: int
+    levels: int
+    positive: int
+    negative: int
+    events: int
+    sops: dict[str, int]
+    macs: int
+
+    @property
+    def spikes(self) -> int:
+        """Spikes of both signs, never cancelling."""
+        return self.positive + self.negative
+
+
+class Counter:
+    """Tallies of a network's wires; give ``tap`` to an engine, then read ``layers``.
+
+    Args:
+        network: The network that will run.
+    """
+
+    def __init__(self, network: SpikingNetwork) -> None:
+        self.network = network
+        self._spikes: dict[str, Tensor] = {}
+        self._events: dict[str, Tensor] = {}
+        self._positive: dict[str, int] = {}
+        self._signed = {name: unit.grid.negative > 0 for name, unit in network.units()}
+        self._graded = {name: unit.grid.largest > 1 for name, unit in network.units()}
+        self._fan_outs = {
+            name: [
+                _fan_outs(branch, network.wire_shape(wire)) for branch, wire in zip(layer.branches, wires, strict=True)
+            ]
+            for name, layer, wires in _targets(network)
+        }
+
+    def tap(self, name: str, counts: Tensor) -> Tensor:
+        """Add a batch of counts (N, ...); returns them as they are."""
+        signed, graded = self._signed.get(name, True), self._graded.get(name, True)
+        spikes = _sum(counts.abs() if signed else counts)
+        events = spikes if not graded else _sum(counts.ne(0) if signed else counts.clamp(max=1))
+        self._spikes[name] = self._spikes.get(name, 0) + spikes
+        self._events[name] = self._events.get(name, 0) + events
+        if signed:
+            self._positive[name] = self._positive.get(name, 0) + int(_sum(counts.clamp(min=0)).sum())
+        return counts
+
+    def layers(self) -> list[LayerCounts]:
+        """Tallies so far, a row a layer with synapses, in order."""
+        rows = []
+        for name, layer in self.network.layers.items():
+            if isinstance(layer, Encoder | SpikingLayer | Readout):
+                rows.append(self._row(name, layer))
+        return rows
+
+    def _row(self, name: str, layer: Encoder | SpikingLayer | Readout) -> LayerCounts:
+        node = self.network.nodes[name]
+        kind: Literal["encoder", "spiking", "readout"] = "spiking"
+        levels = 1 if isinstance(layer, Readout) else layer.grid.levels
+        sops = dict.fromkeys(CONVENTIONS, 0)
+        if isinstance(layer, Encoder | Readout):
+            kind = "encoder" if isinstance(layer, Encoder) else "readout"
+        if not isinstance(layer, Encoder):
+            for fan_outs, wire in zip(self._fan_outs[name], node.inputs, strict=True):
+                for key, convention in CONVENTIONS.items():
+                    if kind == "spiking" or convention.readout:
+                        counted = (self._spikes if convention.of == "spikes" else self._events).get(wire)
+                        total = 0 if counted is None else int((counted * fan_outs[convention.zeros]).sum())
+                        sops[key] += convention.factor(levels) * total
+        spikes = int(self._spikes[name].sum()) if name in self._spikes else 0
+        positive = self._positive.get(name, spikes)
+        events = int(self._events[name].sum()) if name in self._events else 0
+        units = torch.Size(node.shape).numel()
+        macs = sum(_macs(branch, node.shape) for branch in layer.branches)
+        return LayerCounts(name, kind, units, levels, positive, spikes - positive, events, sops, macs)
+
+
+def _targets(network: SpikingNetwork) -> list[tuple[str, SpikingLayer | Readout, tuple[str, ...]]]:
+    return [
+        (name, layer, network.nodes[name].inputs)
+        for name, layer in network.layers.items()
+        if isinstance(layer, SpikingLayer | Readout)
+    ]
+
+
+def _fan_outs(branch: Branch, shape: tuple[int, ...]) -> dict[bool, Tensor]:
+    """Fan-out map of a branch, with (True) and without (False) connections of weight 0."""
+    return {zeros: branch.synapse.fan_out(shape, zeros).cpu() for zeros in (False, True)}
+
+
+def _macs(branch: Branch, shape: tuple[int, ...]) -> int:
+    positions = torch.Size(shape[1:]).numel()
+    return branch.synapse.out_channels * positions * branch.synapse.fan_in
+
+
+def _sum(counts: Tensor) -> Tensor:
+    """Sum over the batch, int64 on the CPU.
+
+    A product with ones reads the counts once, in the order they lie in memory. float32 adds integers
+    exactly below 2^24, far above a batch times the largest count.
+    """
+    last = counts.ndim == 4 and counts.is_contiguous(memory_format=torch.channels_last)
+    rows = counts.permute(0, 2, 3, 1) if last else counts
+    flat = rows.reshape(len(rows), -1).float()
+    ones = torch.ones(len(flat), device=flat.device)
+    total = torch.mv(flat.T, ones).to("cpu", torch.int64).reshape(rows.shape[1:])
+    return total.permute(2, 0, 1) if last else total
