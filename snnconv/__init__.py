@@ -1,0 +1,64 @@
+"""snnconv: quantized neural networks to spiking ones, with proof.
+
+    import snnconv
+    network = snnconv.convert(model, example_input)              # layer by layer, or refused by name
+    parity = snnconv.verify(model, network, images)              # every unit's count = the ANN's code
+    measured = snnconv.simulate(network, images, noise_ratio=0.1)
+    print(measured.accuracy, measured.spikes_per_image, measured.sops_per_image["synops"])
+    snnconv.save(network, "network.safetensors")
+    network = snnconv.load("network.safetensors")
+
+The names below are loaded when first used; ``import snnconv`` alone imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from snnconv.ann.quantizers import KBQuantizer
+    from snnconv.ann.weights import TernaryWeight
+    from snnconv.api import load, save, simulate, verify
+    from snnconv.conversion.convert import convert
+    from snnconv.data.images import Images, load_images
+    from snnconv.errors import SnnconvError
+    from snnconv.snn.network import SpikingNetwork
+
+__all__ = [
+    "Images",
+    "KBQuantizer",
+    "SnnconvError",
+    "SpikingNetwork",
+    "TernaryWeight",
+    "convert",
+    "load",
+    "load_images",
+    "save",
+    "simulate",
+    "verify",
+]
+
+_HOMES = {
+    "Images": "snnconv.data.images",
+    "KBQuantizer": "snnconv.ann.quantizers",
+    "SnnconvError": "snnconv.errors",
+    "SpikingNetwork": "snnconv.snn.network",
+    "TernaryWeight": "snnconv.ann.weights",
+    "convert": "snnconv.conversion.convert",
+    "load": "snnconv.api",
+    "load_images": "snnconv.data.images",
+    "save": "snnconv.api",
+    "simulate": "snnconv.api",
+    "verify": "snnconv.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'snnconv' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

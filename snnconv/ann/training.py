@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
@@ -40,6 +40,8 @@ from snnconv.runs import (
     write_whole,
 )
 
+FORMAT = "snnconv-ann"
+VERSION = 1
 EVALUATION_BATCH = 250
 
 
@@ -163,8 +165,8 @@ def learning_rate(plan: Training, progress: float) -> float:
 def save_ann(path: Path, model: nn.Module, recipe: Recipe) -> None:
     """Write the network's parameters and buffers with the recipe as metadata."""
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
-    header = {"format": "snnconv-ann", "version": "1", "recipe": json.dumps(to_mapping(recipe))}
-    write_whole(path, lambda temporary: save_file(tensors, temporary, header))
+    header = json.dumps({"format": FORMAT, "version": VERSION, "recipe": to_mapping(recipe)})
+    write_whole(path, lambda temporary: temporary.write_bytes(to_bytes(tensors, {"snnconv": header})))
 
 
 def load_ann(path: Path, model: nn.Module) -> None:
@@ -209,11 +211,11 @@ def load_twin(model: nn.Module, path: Path) -> None:
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, "pt") as file:
-            header: Mapping[str, str] = file.metadata() or {}
-        if header.get("format") != "snnconv-ann" or header.get("version") != "1":
+            header = json.loads((file.metadata() or {}).get("snnconv", "{}"))
+        if header.get("format") != FORMAT or header.get("version") != VERSION:
             raise FormatError(f"{path} is not a network trained by this version of snnconv")
         return load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise FormatError(f"{path} cannot be read as a trained network: {error}") from error
 
 

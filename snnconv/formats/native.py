@@ -1,6 +1,6 @@
 """snnconv's own file: safetensors with a JSON header, no pickle.
 
-The header (key ``network`` of the safetensors metadata) lists the layers in order with their wires,
+The header (key ``snnconv`` of the safetensors metadata) lists the layers in order with their wires,
 geometry and grids; tensors are called ``<layer>.<branch>.weight``, ``.scale`` and ``.offset``.
 Ternary and binary weights take two bits a code. Thresholds are not stored: they follow from scale,
 offset and grid, so one file serves every neuron model and engine.
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from snnconv.config import Preprocessing, Settings
@@ -81,14 +81,21 @@ class _Layer(Settings, frozen=True):
     grid: _Grid | None = None
     branches: tuple[_Branch, ...] = ()
     stages: tuple[_Stage, ...] = ()
-    pool: dict[str, tuple[int, ...]] = {}
+    pool: dict[str, tuple[int, ...]] = msgspec.field(default_factory=dict)
+
+
+class _Kind(msgspec.Struct, frozen=True):
+    format: str = ""
+    version: int = 0
 
 
 class _Network(Settings, frozen=True):
+    format: str
+    version: int
     input_shape: tuple[int, ...]
     layers: tuple[_Layer, ...]
     preprocessing: Preprocessing | None = None
-    about: dict[str, Any] = {}
+    about: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 def save(network: SpikingNetwork, path: Path) -> None:
@@ -100,13 +107,15 @@ def save(network: SpikingNetwork, path: Path) -> None:
     tensors: dict[str, Tensor] = {}
     layers = tuple(_describe(name, layer, network.nodes[name], tensors) for name, layer in network.layers.items())
     header = _Network(
+        format=FORMAT,
+        version=VERSION,
         input_shape=network.header.shape,
         layers=layers,
         preprocessing=network.header.preprocessing,
         about=network.header.about,
     )
-    text = {"format": FORMAT, "version": str(VERSION), "network": msgspec.json.encode(header).decode()}
-    write_whole(path, lambda temporary: save_file(tensors, temporary, text))
+    text = {"snnconv": msgspec.json.encode(header).decode()}
+    write_whole(path, lambda temporary: temporary.write_bytes(to_bytes(tensors, text)))
 
 
 def load(path: Path) -> SpikingNetwork:
@@ -119,17 +128,20 @@ def load(path: Path) -> SpikingNetwork:
         raise FormatError(f"{path} is not there: `snnconv convert` writes converted networks")
     try:
         with safe_open(path, "pt") as file:
-            text = file.metadata() or {}
+            text = (file.metadata() or {}).get("snnconv", "{}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise FormatError(f"{path} is no converted network, or damaged: {error}") from error
-    if text.get("format") != FORMAT:
-        raise FormatError(f"{path} is not a converted network of snnconv; `snnconv convert` writes one")
-    if text.get("version") != str(VERSION):
-        raise FormatError(f"{path} has format version {text.get('version')}; this release reads version {VERSION}")
     try:
-        header = msgspec.json.decode(text.get("network", ""), type=_Network)
-        network = _build(header, tensors)
+        kind = msgspec.json.decode(text, type=_Kind)
+        if kind.format != FORMAT:
+            raise FormatError(f"{path} is not a converted network of snnconv; `snnconv convert` writes one")
+        if kind.version != VERSION:
+            raise FormatError(f"{path} has format version {kind.version}; this release reads version {VERSION}")
+    except msgspec.DecodeError as error:
+        raise FormatError(f"{path} is damaged: {error}") from error
+    try:
+        network = _build(msgspec.json.decode(text, type=_Network), tensors)
         _check_shapes(network)
     except (msgspec.DecodeError, SnnconvError, RuntimeError, IndexError, TypeError) as error:
         raise FormatError(f"{path} is damaged: {error}") from error
@@ -259,9 +271,8 @@ def _build_branch(name: str, entry: _Branch, tensors: dict[str, Tensor], unused:
         weight = unpack_ternary(weight, entry.weight_shape)
     expected = {"ternary": (torch.int8,), "int8": (torch.int8,), "float": (torch.float32, torch.float64)}[entry.weight]
     if weight.dtype not in expected or tuple(weight.shape) != entry.weight_shape:
-        raise FormatError(
-            f"tensor {name}.weight is {weight.dtype} {list(weight.shape)}, not {entry.weight} {list(entry.weight_shape)}"
-        )
+        got = f"{weight.dtype} {list(weight.shape)}"
+        raise FormatError(f"tensor {name}.weight is {got}, not {entry.weight} {list(entry.weight_shape)}")
     if scale.dtype != torch.float64 or offset.dtype != torch.float64:
         raise FormatError(f"scale and offset of {name} must be float64")
     return Branch(SYNAPSES[entry.synapse](weight, **entry.settings), scale, offset)

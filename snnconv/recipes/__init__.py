@@ -1,1 +1,1 @@
-
+"""Recipes: one TOML file a published row or a training of our own."""

@@ -1,1 +1,1 @@
-
+"""Small trained runs that come with the package."""

@@ -132,7 +132,7 @@ class Simulation:
             "correct": sum(self.correct_by_trial),
             "correct_by_trial": self.correct_by_trial,
             "images": self.images,
-            "levels": self.levels,
+            "levels": self.levels[0] if len(set(self.levels)) == 1 else self.levels,
             "steps": self.steps,
             "noise_ratio": self.noise_ratio,
             "noise_layers": list(self.noise_layers),

@@ -1,0 +1,61 @@
+"""The pipeline from Python: what ``import snnconv`` offers, on networks and images in hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from snnconv.conversion import verification
+from snnconv.data.images import Images
+from snnconv.engines.registry import choose_engine
+from snnconv.formats import native
+from snnconv.snn import simulation
+from snnconv.snn.network import SpikingNetwork
+
+
+def verify(
+    model: nn.Module,
+    network: SpikingNetwork,
+    images: Images,
+    *,
+    batch_size: int = 100,
+    engine: str = "auto",
+    device: str = "cpu",
+    quiet: bool = True,
+) -> verification.Parity:
+    """Compare a spiking network with its ANN, unit by unit, on images.
+
+    ``failures()`` of the result is empty where the conversion is proven; see ``conversion.verification``.
+    """
+    runner = choose_engine(network, engine, torch.device(device))
+    return verification.verify(model, network, images, runner, batch_size, quiet)
+
+
+def simulate(
+    network: SpikingNetwork,
+    images: Images,
+    *,
+    noise_ratio: float = 0.0,
+    noise_layers: tuple[str, ...] | None = None,
+    trials: int = 1,
+    seed: int = 0,
+    batch_size: int = 100,
+    engine: str = "auto",
+    device: str = "cpu",
+    quiet: bool = True,
+) -> simulation.Simulation:
+    """Run a spiking network over images and count; see ``snn.simulation``."""
+    runner = choose_engine(network, engine, torch.device(device))
+    return simulation.simulate(runner, images, noise_ratio, noise_layers, trials, seed, batch_size, quiet)
+
+
+def save(network: SpikingNetwork, path: str | Path) -> None:
+    """Write a spiking network to a file; see ``formats.native``."""
+    native.save(network, Path(path))
+
+
+def load(path: str | Path) -> SpikingNetwork:
+    """Read a spiking network from a file; see ``formats.native``."""
+    return native.load(Path(path))

@@ -1,0 +1,108 @@
+"""The figure of accuracy over configurations, without noise and with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from snnconv.errors import RunError
+from snnconv.reporting.labels import noise_name, percent, title
+from snnconv.reporting.rows import Result, groups, in_order
+from snnconv.reporting.style import Row, colour, configurations, drawing, legend_above, save, write_above
+
+BAR = 0.46
+"""Width kept for a bar, so that two numbers above neighbours do not touch [inches]."""
+
+Noise = tuple[float, tuple[str, ...]]
+"""Ratio and layers at risk: what a bar's colour stands for."""
+
+
+def plot_accuracy(results: Sequence[Result], out: Path) -> tuple[Path, Path, Path]:
+    """Draw the accuracy of each configuration without noise and with each noise, with its 95 % interval.
+
+    Args:
+        results: One a configuration; those without simulations are passed over.
+        out: Path without suffix.
+
+    Returns:
+        Paths of PNG, SVG and CSV.
+
+    Raises:
+        RunError: there is nothing to draw, or the folder cannot be written.
+    """
+    shown = [result for result in in_order(results) if result.simulations]
+    if not shown:
+        raise RunError(f"{groups(results)} has no simulation results: run `snnconv simulate` first")
+    simulations = [simulation for result in shown for simulation in result.simulations]
+    rows = [_row(result.configuration, simulation) for result in shown for simulation in result.simulations]
+    names = _names([_noise(simulation) for simulation in simulations])
+    slot = 1 / (len(names) + 0.6)
+    with drawing():
+        figure = Figure(figsize=(max(5.5, BAR * (len(names) + 0.6) * len(shown) + 1.2), 4.2))
+        axes = figure.subplots()
+        for index, (noise, name) in enumerate(names.items()):
+            found = [(x, s) for x, result in enumerate(shown) for s in result.simulations if _noise(s) == noise]
+            places = [x + (index - (len(names) - 1) / 2) * slot for x, _ in found]
+            bars = [_row(shown[x].configuration, simulation) for x, simulation in found]
+            _draw_bars(axes, places, bars, 0.92 * slot, colour(index), name)
+        low = _zoom(axes, rows)
+        configurations(axes, [result.configuration for result in shown])
+        axes.set_ylabel(f"accuracy [%] from {low:g}, 95 % interval")
+        legend_above(axes, figure.get_figwidth() - 1.0)
+        figure.suptitle(title("accuracy", groups(shown), simulations))
+        return save(figure, out, rows)
+
+
+def _noise(simulation: Mapping[str, Any]) -> Noise:
+    ratio = float(simulation["noise_ratio"])
+    return ratio, tuple(simulation["noise_layers"]) if ratio > 0 else ()
+
+
+def _names(noises: Sequence[Noise]) -> dict[Noise, str]:
+    """Name of each noise, weakest first; the layers are named only where they differ."""
+    differ = len({layers for ratio, layers in noises if ratio > 0}) > 1
+    ordered = sorted(set(noises), key=lambda noise: (noise[0], len(noise[1]), noise[1]))
+    return {(ratio, layers): noise_name(ratio, layers if differ else ()) for ratio, layers in ordered}
+
+
+def _row(configuration: str, simulation: Mapping[str, Any]) -> dict[str, Any]:
+    ratio, layers = _noise(simulation)
+    low, high = simulation["accuracy_interval"]
+    return {
+        "configuration": configuration,
+        "noise_ratio": ratio,
+        "noise_layers": "+".join(layers),
+        "accuracy": simulation["accuracy"],
+        "interval_low": low,
+        "interval_high": high,
+        "sd": simulation["accuracy_sd"],
+        "trials": simulation["trials"],
+        "images": simulation["images"],
+    }
+
+
+def _draw_bars(axes: Axes, places: Sequence[float], rows: Sequence[Row], width: float, shade: str, name: str) -> None:
+    values = [100 * row["accuracy"] for row in rows]
+    below = [max(0.0, 100 * (row["accuracy"] - row["interval_low"])) for row in rows]
+    above = [max(0.0, 100 * (row["interval_high"] - row["accuracy"])) for row in rows]
+    axes.bar(places, values, width, color=shade, label=name)
+    axes.errorbar(places, values, yerr=[below, above], fmt="none", ecolor="black", elinewidth=1.0, capsize=2.5)
+    for x, row, height in zip(places, rows, above, strict=True):
+        write_above(axes, x, 100 * row["accuracy"] + height, percent(row["accuracy"]))
+
+
+def _zoom(axes: Axes, rows: Sequence[Row]) -> float:
+    """Let the axis begin at a round number well below the lowest interval and return it; no ticks above 100 %."""
+    lowest = 100 * min(float(row["interval_low"]) for row in rows)
+    highest = 100 * max(float(row["interval_high"]) for row in rows)
+    span = max(highest - lowest, 0.5)
+    step = 10.0 ** math.floor(math.log10(span)) / 2
+    low = max(0.0, round(math.floor((lowest - 0.3 * span) / step) * step, 6))
+    axes.set_ylim(low, highest + 0.12 * (highest - low))
+    axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= 100])
+    return low

@@ -1,0 +1,49 @@
+"""What figures and tables call things: titles, numbers, noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+MILLION = 1e6
+NAMED_LAYERS = 2
+"""So many layers are named; more are only numbered."""
+
+
+def title(what: str, group: str, simulations: Iterable[Mapping[str, Any]]) -> str:
+    """``lenet-mnist: synaptic operations, 10,000 images``."""
+    images = sorted({int(simulation["images"]) for simulation in simulations})
+    number = plural(images[0], "image") if len(images) == 1 else f"{images[0]:,} to {images[-1]:,} images"
+    return f"{group}: {what}, {number}"
+
+
+def plural(number: int, noun: str) -> str:
+    """``1 image``, ``10,000 images``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def short(value: float) -> str:
+    """About three significant digits: 0.032, 0.80, 3.24, 56.6, 1,140."""
+    if 0 < value < 0.1:
+        return f"{value:.2g}"
+    return f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f}"
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """A share of 1 as percent, without the sign."""
+    return f"{100 * share:.{digits}f}"
+
+
+def noise_name(ratio: float, layers: Sequence[str] = ()) -> str:
+    """``no noise``, ``noise 0.1``, ``noise 0.1 on conv1_act``, ``noise 0.1 on 4 layers``."""
+    if ratio == 0:
+        return "no noise"
+    if not layers:
+        return f"noise {ratio:g}"
+    where = " and ".join(layers) if len(layers) <= NAMED_LAYERS else plural(len(layers), "layer")
+    return f"noise {ratio:g} on {where}"
+
+
+def levels_name(levels: Sequence[int]) -> str:
+    """``4``, or ``2 to 8`` where layers differ."""
+    return str(min(levels)) if len(set(levels)) == 1 else f"{min(levels)} to {max(levels)}"

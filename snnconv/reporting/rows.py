@@ -1,0 +1,119 @@
+"""What one configuration has to show: its simulations, as read from a run's ``results/*.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from snnconv.config import Quantization
+from snnconv.errors import FormatError, RunError
+
+NEEDED = (
+    "accuracy",
+    "accuracy_interval",
+    "accuracy_sd",
+    "ann_macs",
+    "images",
+    "layers",
+    "neurons",
+    "noise_layers",
+    "noise_ratio",
+    "sops_per_image",
+    "spikes_per_image",
+    "trials",
+)
+"""Entries of a simulation that tables and figures read."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The simulations of one configuration, each as ``Simulation.to_dict()`` has it.
+
+    Attributes:
+        group: Network and data set, such as ``lenet-mnist``; what a figure compares within.
+        configuration: Quantization, such as ``k1B2``.
+        clean: The simulation without noise, if there is one.
+        noisy: Simulations with noise, by ratio, then by number of layers at risk; one of a kind.
+    """
+
+    group: str
+    configuration: str
+    clean: Mapping[str, Any] | None
+    noisy: tuple[Mapping[str, Any], ...]
+
+    @property
+    def simulations(self) -> list[Mapping[str, Any]]:
+        """Those there are, the clean one first."""
+        return ([] if self.clean is None else [self.clean]) + list(self.noisy)
+
+
+def group_of(run_name: str, configuration: str) -> str:
+    """What stands before the configuration in a run's name: ``lenet-mnist`` of ``lenet-mnist-k1B2-3``."""
+    return run_name.partition(f"-{configuration}")[0]
+
+
+def configuration_order(configuration: str) -> tuple[int, str]:
+    """Sort key: fp32, then by levels L, then by name: k0B1, k0B2, k1B1, k0B4, k1B2, k1B4.
+
+    Raises:
+        ConfigError: not a configuration's name.
+    """
+    quantization = Quantization.parse(configuration)
+    if quantization.k is None or quantization.B is None:
+        return 0, configuration
+    return 2**quantization.k * quantization.B, configuration
+
+
+def result_from(group: str, configuration: str, simulations: Sequence[Mapping[str, Any]]) -> Result:
+    """Sort the simulations of one run into a result.
+
+    Of several with the same noise ratio on the same layers, the one of most images counts; of these, the last.
+
+    Args:
+        group: Network and data set; ``group_of`` gives it.
+        configuration: Quantization.
+        simulations: Contents of the simulation's result files, in any order; none is allowed.
+
+    Raises:
+        FormatError: one of them is not the result of a simulation.
+    """
+    kinds: dict[tuple[float, tuple[str, ...]], Mapping[str, Any]] = {}
+    for simulation in simulations:
+        missing = [name for name in NEEDED if name not in simulation]
+        if missing:
+            raise FormatError(
+                f"a simulation result of {group}-{configuration} has no {', '.join(missing)}: "
+                "run `snnconv simulate` again"
+            )
+        ratio = float(simulation["noise_ratio"])
+        kind = (ratio, tuple(simulation["noise_layers"]) if ratio > 0 else ())
+        if kind not in kinds or simulation["images"] >= kinds[kind]["images"]:
+            kinds[kind] = simulation
+    ordered = sorted(kinds, key=lambda kind: (kind[0], len(kind[1]), kind[1]))
+    return Result(
+        group, configuration, kinds.get((0.0, ())), tuple(kinds[kind] for kind in ordered if kind != (0.0, ()))
+    )
+
+
+def in_order(results: Iterable[Result]) -> list[Result]:
+    """Results by group, then by ``configuration_order``."""
+    return sorted(results, key=lambda result: (result.group, configuration_order(result.configuration)))
+
+
+def groups(results: Iterable[Result]) -> str:
+    """Names of the groups, for titles and errors."""
+    return ", ".join(sorted({result.group for result in results})) or "the figure"
+
+
+def without_noise(results: Sequence[Result]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Configuration and noise-free simulation of the results that have one, in order.
+
+    Raises:
+        RunError: none has.
+    """
+    found = [(result.configuration, result.clean) for result in in_order(results) if result.clean is not None]
+    if not found:
+        kind = "noise-free simulation" if any(result.noisy for result in results) else "simulation"
+        raise RunError(f"{groups(results)} has no {kind} results: run `snnconv simulate` first")
+    return found

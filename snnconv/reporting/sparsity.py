@@ -1,0 +1,117 @@
+"""The figure of spikes: how many an image beside the neurons, and the firing rate of every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
+
+from snnconv.reporting.labels import percent, title
+from snnconv.reporting.rows import Result, groups, without_noise
+from snnconv.reporting.style import (
+    MARKERS,
+    PALE,
+    Row,
+    colour,
+    configurations,
+    drawing,
+    legend_above,
+    save,
+    write_above,
+)
+
+PAIR = 0.75
+"""Width of a configuration's two bars [inches]."""
+FEWEST_PAIRS = 4
+"""The panel of bars is at least so many pairs wide, so that its legend fits."""
+MANY_LAYERS = 20
+"""From here on the lines of rates carry no markers and not every layer a number."""
+
+
+def plot_sparsity(results: Sequence[Result], out: Path) -> tuple[Path, Path, Path]:
+    """Draw spikes an image beside neurons an image (units times L), and the firing rate of every layer.
+
+    Args:
+        results: One a configuration; those without a noise-free simulation are passed over.
+        out: Path without suffix.
+
+    Returns:
+        Paths of PNG, SVG and CSV.
+
+    Raises:
+        RunError: there is nothing to draw, or the folder cannot be written.
+    """
+    shown = without_noise(results)
+    tables = [_rows(configuration, simulation) for configuration, simulation in shown]
+    width = PAIR * max(FEWEST_PAIRS, len(shown))
+    with drawing():
+        figure = Figure(figsize=(width + 6.5, 4.2))
+        left, right = figure.subplots(1, 2, width_ratios=(width, 5.0))
+        _draw_totals(left, [table[0] for table in tables])
+        _draw_rates(right, [table[1:] for table in tables])
+        figure.suptitle(title("spikes and neurons", groups(results), [simulation for _, simulation in shown]))
+        return save(figure, out, [row for table in tables for row in table])
+
+
+def _rows(configuration: str, simulation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The whole network, then each layer that fires."""
+    neurons, spikes = simulation["neurons"], simulation["spikes_per_image"]
+    whole = {"layer": "all", "number": None, "neurons": neurons, "spikes_per_image": spikes, "rate": spikes / neurons}
+    firing = [layer for layer in simulation["layers"] if layer["kind"] != "readout"]
+    layers = [
+        {
+            "layer": layer["name"],
+            "number": number,
+            "neurons": layer["units"] * layer["levels"],
+            "spikes_per_image": layer["spikes"],
+            "rate": layer["rate"],
+        }
+        for number, layer in enumerate(firing, start=1)
+    ]
+    return [{"configuration": configuration} | row for row in (whole, *layers)]
+
+
+def _draw_totals(axes: Axes, rows: Sequence[Row]) -> None:
+    places = range(len(rows))
+    axes.bar(
+        [x - 0.2 for x in places], [row["spikes_per_image"] for row in rows], 0.38, color=colour(0), label="spikes"
+    )
+    axes.bar([x + 0.2 for x in places], [row["neurons"] for row in rows], 0.38, color=PALE, label="neurons (units x L)")
+    for x, row in zip(places, rows, strict=True):
+        write_above(axes, x, max(row["spikes_per_image"], row["neurons"]), f"{percent(row['rate'], 1)} %")
+    configurations(axes, [row["configuration"] for row in rows])
+    axes.set_ylabel("number an image (above: firing rate)")
+    axes.margins(y=0.1)
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    legend_above(axes, 6.0)
+
+
+def _draw_rates(axes: Axes, tables: Sequence[Sequence[Row]]) -> None:
+    deepest = max(len(rows) for rows in tables)
+    for number, rows in enumerate(tables):
+        axes.plot(
+            [row["number"] for row in rows],
+            [100 * row["rate"] for row in rows],
+            color=colour(number),
+            marker=MARKERS[number % len(MARKERS)] if deepest < MANY_LAYERS else "",
+            markersize=5,
+            linewidth=1.4,
+            linestyle="-" if number < len(MARKERS) else "--",
+            label=rows[0]["configuration"],
+            clip_on=False,
+        )
+    axes.set_xticks(_layer_ticks(deepest))
+    axes.set(xlabel="layer that fires (1: encoder)", ylabel="firing rate [%]", ylim=(0, None))
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.3)
+
+
+def _layer_ticks(deepest: int) -> list[int]:
+    """Every layer of a shallow network; the first and every 5th, 10th, ... of a deep one."""
+    if deepest < MANY_LAYERS:
+        return list(range(1, deepest + 1))
+    step = next((step for step in (5, 10, 20, 50) if deepest <= 12 * step), 100)
+    return [1, *range(step, deepest + 1, step)]

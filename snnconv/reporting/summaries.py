@@ -1,0 +1,55 @@
+"""Results in a sentence, from plain dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from snnconv.reporting.labels import MILLION, levels_name, noise_name, percent, plural, short
+
+
+def simulation_summary(simulation: Mapping[str, Any]) -> str:
+    """Accuracy, what was simulated, spikes and synops an image, in one line.
+
+    Args:
+        simulation: ``Simulation.to_dict()``.
+    """
+    low, high = simulation["accuracy_interval"]
+    parts = [
+        f"{percent(simulation['accuracy'])} % (95 % interval {percent(low, 1)}-{percent(high, 1)}) "
+        f"of {plural(simulation['images'], 'image')}",
+        f"T = {simulation['steps']}",
+        f"L = {levels_name(simulation['levels'])}",
+        noise_name(simulation["noise_ratio"], simulation["noise_layers"]),
+    ]
+    if simulation["trials"] > 1:
+        parts.append(f"{simulation['trials']} trials (sd {percent(simulation['accuracy_sd'])})")
+    synops = short(simulation["sops_per_image"]["synops"] / MILLION)
+    parts.append(f"{simulation['spikes_per_image']:,.0f} spikes and {synops} M synops an image")
+    return ", ".join(parts)
+
+
+def verification_summary(parity: Mapping[str, Any], failures: Sequence[str]) -> str:
+    """``PROVEN: ...`` with what was compared, or ``NOT PROVEN: ...`` with every reason.
+
+    Args:
+        parity: ``Parity.to_dict()``.
+        failures: What keeps it from being a proof, as ``Parity.failures()`` has it.
+    """
+    if failures:
+        return f"NOT PROVEN: {'; '.join(failures)}"
+    images = parity["images"]
+    units = sum(layer["units"] for layer in parity["layers"])
+    wrong = sum(layer["mismatches"] for layer in parity["layers"])
+    parts = [
+        f"PROVEN: {wrong:,} of {units:,} units differ in {plural(len(parity['layers']), 'layer')} "
+        f"on {plural(images, 'image')}",
+        f"predictions are equal on {parity['predictions_equal']:,} and logits on {parity['logits_equal']:,}",
+        f"the ANN classifies {parity['ann_correct']:,} rightly ({percent(parity['ann_correct'] / max(1, images))} %)",
+    ]
+    if parity["encoder_ties"]:
+        parts.append(
+            f"{plural(parity['encoder_ties'], 'encoder tie')} on {plural(len(parity['tied_images']), 'image')}, "
+            "to which other differences there are attributed"
+        )
+    return "; ".join(parts)

@@ -1,0 +1,172 @@
+"""Tables of the command line, from plain dicts; ``render`` makes text of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from snnconv.reporting.labels import noise_name, percent, plural
+from snnconv.reporting.layout import NOTHING, add, new_table, render
+from snnconv.reporting.summaries import simulation_summary, verification_summary
+
+__all__ = [
+    "demo_table",
+    "network_table",
+    "recipes_table",
+    "render",
+    "runs_table",
+    "simulation_summary",
+    "simulation_table",
+    "verification_summary",
+    "verification_table",
+]
+
+Row = Mapping[str, Any]
+
+
+def simulation_table(simulation: Row) -> Table:
+    """One row a layer, all numbers an image; totals of the spiking layers alone and with the encoder; the readout.
+
+    Args:
+        simulation: ``Simulation.to_dict()``.
+    """
+    table = new_table(
+        ["layer", "kind"], ["units", "L", "spikes", "rate|%", "SOPs|synops", "SOPs|fanout", "MACs of|the ANN"]
+    )
+    layers: Sequence[Row] = simulation["layers"]
+    firing = [layer for layer in layers if layer["kind"] != "readout"]
+    spiking = [layer for layer in firing if layer["kind"] == "spiking"]
+    for layer in firing:
+        _add_layer(table, layer, end_section=layer is firing[-1])
+    if spiking:
+        _add_total(table, "total", "spiking", spiking)
+    if len(spiking) < len(firing):
+        _add_total(table, "total", "+ encoder", firing)
+    table.add_section()
+    for layer in layers:
+        if layer["kind"] == "readout":
+            _add_layer(table, layer)
+    return table
+
+
+def verification_table(parity: Row) -> Table:
+    """One row a layer that fires: units compared, how many differ, and whether the layer had anything to say.
+
+    Args:
+        parity: ``Parity.to_dict()``.
+    """
+    table = new_table(
+        ["layer"], ["units|compared", "mis-|matches", "largest|difference", "inside|grid %", "rate|%"], ["remark"]
+    )
+    layers: Sequence[Row] = parity["layers"]
+    for layer in layers:
+        counted = (layer["units"], layer["mismatches"], layer["max_difference"])
+        shares = (percent(layer["inside_grid"], 1), percent(layer["rate"], 1))
+        add(table, layer["name"], *counted, *shares, _remark(layer), end_section=layer is layers[-1])
+    units, wrong = (sum(layer[name] for layer in layers) for name in ("units", "mismatches"))
+    add(table, "total", units, wrong, max((layer["max_difference"] for layer in layers), default=0), "", "", "")
+    return table
+
+
+def recipes_table(rows: Iterable[Row]) -> Table:
+    """One row a recipe.
+
+    Args:
+        rows: Recipes as ``config.to_mapping`` has them, with ``measured`` [%] or None.
+    """
+    table = new_table(["recipe", "data", "network", "quant."], ["epochs", "published|%", "measured|%"], ["source"], 1)
+    for row in rows:
+        published: Row = row.get("published") or {}
+        accuracies = (_number(published.get("accuracy")), _number(row.get("measured")))
+        about = (row["name"], row["dataset"], row["network"], row["quantization"])
+        add(table, *about, row["training"]["epochs"], *accuracies, published.get("source", ""))
+    return table
+
+
+def runs_table(rows: Iterable[Row]) -> Table:
+    """One row a run.
+
+    Args:
+        rows: name, recipe, state, epochs_done, epochs, accuracy (a share of 1, or None) and created (ISO 8601).
+    """
+    table = new_table(["run", "recipe", "state"], ["epochs|done", "of", "accuracy|%"], ["created (UTC)"], 1)
+    for row in rows:
+        accuracy = None if row["accuracy"] is None else percent(row["accuracy"])
+        created = str(row["created"])[:16].replace("T", " ")
+        add(table, row["name"], row["recipe"], row["state"], row["epochs_done"], row["epochs"], accuracy, created)
+    return table
+
+
+def network_table(summary: Row) -> Table:
+    """One row a layer of a converted network, and the number of its weights.
+
+    Args:
+        summary: ``formats.summary.summarise``.
+    """
+    table = new_table(["layer", "type", "from", "shape"], ["L", "weights", "kind", "thresholds", "largest|potential"])
+    layers: Sequence[Row] = summary["layers"]
+    for layer in layers:
+        thresholds = layer.get("thresholds")
+        add(
+            table,
+            layer["name"],
+            layer["type"],
+            " ".join(layer["inputs"]),
+            "x".join(map(str, layer["shape"])),
+            layer.get("levels"),
+            layer.get("parameters"),
+            layer.get("weights"),
+            None if thresholds is None else f"{thresholds[0]:,} to {thresholds[1]:,}",
+            layer.get("largest_potential"),
+            end_section=layer is layers[-1],
+        )
+    add(table, "total", "", "", "", "", sum(layer.get("parameters", 0) for layer in layers), "", "", "")
+    return table
+
+
+def demo_table(report: Row) -> Table:
+    """What the demo did, a row a step.
+
+    Args:
+        report: ``demo.run_demo``.
+    """
+    training = report["training"]
+    table = new_table(["step"], [], ["result"], 1)
+    accuracy = f"{percent(training['test_accuracy'])} % of {plural(training['test_images'], 'test image')}"
+    spent = f"best epoch {training['best_epoch']} of {training['epochs']}, {training['seconds']:.0f} s"
+    add(table, "train", f"{report['run']}: {accuracy}, {spent}")
+    add(
+        table,
+        "convert, verify",
+        verification_summary(report["verification"], report["verification"].get("failures", ())),
+    )
+    for simulation in report["simulations"]:
+        add(table, f"simulate, {noise_name(simulation['noise_ratio'])}", simulation_summary(simulation))
+    return table
+
+
+def _add_layer(table: Table, layer: Row, end_section: bool = False) -> None:
+    fires = layer["kind"] != "readout"
+    sent = (layer["levels"], f"{layer['spikes']:,.1f}", percent(layer["rate"], 1)) if fires else (None, None, None)
+    sops = (f"{layer['sops'][name]:,.0f}" for name in ("synops", "fanout"))
+    add(table, layer["name"], layer["kind"], layer["units"], *sent, *sops, layer["macs"], end_section=end_section)
+
+
+def _add_total(table: Table, name: str, kind: str, layers: Sequence[Row]) -> None:
+    units, spikes, macs = (sum(layer[key] for layer in layers) for key in ("units", "spikes", "macs"))
+    rate = spikes / sum(layer["units"] * layer["levels"] for layer in layers)
+    sops = (f"{sum(layer['sops'][key] for layer in layers):,.0f}" for key in ("synops", "fanout"))
+    add(table, name, kind, units, "", f"{spikes:,.1f}", percent(rate, 1), *sops, macs)
+
+
+def _remark(layer: Row) -> str:
+    remarks = ["silent"] if layer["silent"] else ["saturated"] if layer["saturated"] else []
+    if layer["rounding_bound"]:
+        remarks.append(f"rounding bound {layer['rounding_bound']:.1e}, {layer['within_bound']:,} units within")
+    return ", ".join(remarks)
+
+
+def _number(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.2f}"

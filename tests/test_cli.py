@@ -1,0 +1,298 @@
+"""The real command line, end to end on scikit-learn's digits, and every wrong use in one sentence."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from snnconv.cli import main
+from snnconv.formats.packing import pack_ternary, unpack_ternary
+
+
+def snnconv(*arguments: str, cwd: Path | None = None) -> Result:
+    """Run a command in a folder of its own."""
+    here = Path.cwd()
+    try:
+        if cwd is not None:
+            os.chdir(cwd)
+        return CliRunner().invoke(main, arguments)
+    finally:
+        os.chdir(here)
+
+
+def sentence(result: Result, status: int = 1) -> str:
+    """The error of a command that must have failed as it should: one line on stderr, no traceback."""
+    assert result.exit_code == status, (result.exit_code, result.output, result.exception)
+    assert isinstance(result.exception, SystemExit), result.exception
+    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1, result.stderr
+    return errors[0]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with one trained, converted, verified and simulated run."""
+    folder = tmp_path_factory.mktemp("trained")
+    steps = [
+        ("train", "lenet-digits-k1B2", "--epochs", "8", "--quiet"),
+        ("convert", "--quiet"),
+        ("verify", "--quiet"),
+        ("simulate", "--quiet"),
+        ("simulate", "--noise-ratio", "0.1", "--trials", "2", "--quiet"),
+    ]
+    for step in steps:
+        result = snnconv(*step, cwd=folder)
+        assert result.exit_code == 0, (step, result.output, result.exception)
+    return folder
+
+
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of it to spoil."""
+    yield shutil.copytree(trained, tmp_path / "work")
+
+
+RUN = Path("runs/lenet-digits-k1B2")
+
+
+def test_a_run_folder_holds_everything(trained: Path) -> None:
+    names = {str(file.relative_to(trained / RUN)) for file in (trained / RUN).rglob("*") if file.is_file()}
+    assert names == {
+        "config.json", "environment.json", "history.json", "checkpoint.pt", "ann.safetensors", "network.safetensors",
+        "results/train.json", "results/verify.json", "results/simulate-noise0.json", "results/simulate-noise0.1.json",
+    }  # fmt: skip
+    environment = json.loads((trained / RUN / "environment.json").read_text())
+    assert environment["packages"]["torch"] and environment["threads"] >= 1 and environment["device"]
+
+
+def test_simulate_prints_one_object_with_what_scripts_need(trained: Path) -> None:
+    result = snnconv("simulate", "--json", "--images", "100", "--trials", "3", "--noise-ratio", "0.2", cwd=trained)
+    assert result.exit_code == 0
+    values = json.loads(result.stdout)
+    assert {"accuracy", "accuracy_interval", "correct", "images", "levels", "steps", "noise_ratio", "trials"} <= set(values)
+    assert {"spikes_per_image", "sops_per_image", "layers"} <= set(values)
+    assert (values["images"], values["trials"], values["levels"], values["steps"]) == (100, 3, 4, 1)
+    assert values["accuracy"] == pytest.approx(values["correct"] / 300)
+    low, high = values["accuracy_interval"]
+    assert low <= values["accuracy"] <= high
+    assert set(values["sops_per_image"]) == {"synops", "events", "fanout", "ladder", "zou2021"}
+    assert "using run" in result.stderr
+    partial = trained / RUN / "results" / "simulate-noise0.2-100images.json"
+    assert json.loads(partial.read_text()) == values
+    partial.unlink()
+
+
+def test_results_do_not_depend_on_batch_size_or_engine(trained: Path) -> None:
+    def counts(*options: str) -> tuple[object, ...]:
+        common = ("--noise-ratio", "0.3", "--images", "60", "--json", "--figs-dir", "other", "--quiet")
+        result = snnconv("simulate", *common, *options, cwd=trained)
+        values = json.loads(result.stdout)
+        return values["correct"], values["spikes_per_image"], values["sops_per_image"], values["layers"]
+
+    assert counts("--batch-size", "7") == counts("--batch-size", "60") == counts("--engine", "reference")
+    assert counts() != counts("--seed", "1")
+
+
+def test_the_logs_a_batch_add_up_to_the_totals(trained: Path) -> None:
+    values = json.loads((trained / RUN / "results/simulate-noise0.1.json").read_text())
+    logs = trained / "figs/lenet-digits-k1B2"
+    rows = {name: list(csv.DictReader((logs / f"{name}-noise0.1.csv").open())) for name in ("accuracy", "spikes", "sops")}
+    shown = values["images"] * values["trials"]
+    assert sum(int(row["correct"]) for row in rows["accuracy"]) == values["correct"]
+    assert sum(int(row["images"]) for row in rows["accuracy"]) == shown
+    assert sum(int(row["spikes"]) for row in rows["spikes"]) / shown == values["spikes_per_image"]
+    for convention, total in values["sops_per_image"].items():
+        assert sum(int(row[convention]) for row in rows["sops"]) / shown == pytest.approx(total)
+
+
+def test_verify_proves_the_run(trained: Path) -> None:
+    values = json.loads(snnconv("verify", "--json", "--quiet", cwd=trained).stdout)
+    assert values["images"] == values["predictions_equal"] == values["logits_equal"] == 500
+    assert values["encoder_ties"] == 0
+    assert values["failures"] == []
+    assert len(values["layers"]) == 6
+    for layer in values["layers"]:
+        assert layer["mismatches"] == layer["max_difference"] == 0
+        assert layer["units"] > 0 and 0.01 < layer["inside_grid"] < 1
+
+
+def change_tensor(file: Path, name: str, change: object) -> None:
+    """Apply a function to one tensor of a safetensors file and write it back."""
+    with safe_open(file, "pt") as source:
+        header, tensors = source.metadata(), {key: source.get_tensor(key) for key in source.keys()}  # noqa: SIM118
+    tensors[name] = change(tensors[name])  # type: ignore[operator]
+    save_file(tensors, file, header)
+
+
+def test_one_weight_code_changed_by_one_is_caught_and_the_layer_named(folder: Path) -> None:
+    def change(packed: object) -> object:
+        codes = unpack_ternary(packed, (16, 16, 5, 5))  # type: ignore[arg-type]
+        codes[3, 2, 1, 1] = 0 if codes[3, 2, 1, 1] else 1
+        return pack_ternary(codes)
+
+    change_tensor(folder / RUN / "network.safetensors", "conv2_act.0.weight", change)
+    result = snnconv("verify", "--quiet", cwd=folder)
+    assert "NOT PROVEN" in result.stdout
+    assert "layer conv2_act" in sentence(result) and "conv3_act" not in sentence(result)
+
+
+def test_one_threshold_changed_by_one_is_caught_and_the_layer_named(folder: Path) -> None:
+    file = folder / RUN / "network.safetensors"
+    with safe_open(file, "pt") as source:
+        scale = source.get_tensor("conv4_act.0.scale")
+
+    def change(offset: object) -> object:
+        offset[5] -= scale[5]  # type: ignore[index]
+        return offset
+
+    change_tensor(file, "conv4_act.0.offset", change)
+    assert "layer conv4_act" in sentence(snnconv("verify", "--quiet", cwd=folder))
+
+
+def test_a_silent_network_is_called_silent(folder: Path) -> None:
+    for file in ("network.safetensors", "ann.safetensors"):
+        with safe_open(folder / RUN / file, "pt") as source:
+            names = [name for name in source.keys() if name in ("conv3_act.0.offset", "conv3.norm.bias")]  # noqa: SIM118
+        change_tensor(folder / RUN / file, names[0], lambda tensor: tensor - 1000)
+    assert "layer conv3_act is silent" in sentence(snnconv("verify", "--quiet", cwd=folder))
+
+
+@pytest.mark.parametrize("figure", ["sparsity", "sops", "accuracy"])
+def test_plots_are_drawn_from_results_alone(folder: Path, figure: str) -> None:
+    for file in ("ann.safetensors", "network.safetensors", "checkpoint.pt"):
+        (folder / RUN / file).unlink()
+    result = snnconv("plot", figure, cwd=folder)
+    assert result.exit_code == 0, result.output
+    files = {Path(line).suffix: folder / line for line in result.stdout.splitlines()}
+    assert set(files) == {".png", ".svg", ".csv"}
+    assert all(file.stat().st_size > 50 for file in files.values())
+    assert "k1B2" in files[".csv"].read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("convert",), ("verify",), ("simulate", "--noise-ratio", "0.1"), ("simulate",),
+        ("plot", "sparsity"), ("plot", "sops"), ("plot", "accuracy"), ("recipes",), ("runs",), ("info",),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_every_command_works_as_typed_right_after_install(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    result = snnconv(*arguments, cwd=tmp_path)
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert result.stdout.strip()
+
+
+def test_lists_show_the_runs_and_the_recipes(trained: Path) -> None:
+    rows = json.loads(snnconv("runs", "--json", cwd=trained).stdout)["runs"]
+    assert [(row["name"], row["state"], row["epochs_done"]) for row in rows] == [("lenet-digits-k1B2", "verified", 8)]
+    recipes = {row["name"]: row for row in json.loads(snnconv("recipes", "--json", cwd=trained).stdout)["recipes"]}
+    assert recipes["lenet-mnist-k1B2"]["published"]["accuracy"] == 99.37
+    assert recipes["lenet-digits-k1B2"]["measured"] > 90
+    for command in ("runs", "recipes", "info"):
+        result = snnconv(command, cwd=trained)
+        assert result.exit_code == 0 and "lenet-digits-k1B2" in result.stdout
+
+
+def test_resume_goes_on_and_a_second_run_takes_another_name(tmp_path: Path) -> None:
+    start = ("train", "lenet-digits-k0B1", "--epochs", "1", "--quiet", "--json")
+    assert json.loads(snnconv(*start, cwd=tmp_path).stdout)["run"] == "lenet-digits-k0B1"
+    assert json.loads(snnconv(*start, cwd=tmp_path).stdout)["run"] == "lenet-digits-k0B1-2"
+    result = snnconv("train", "--resume", "--run", "lenet-digits-k0B1", "--quiet", "--json", cwd=tmp_path)
+    assert json.loads(result.stdout)["epochs"] == 1
+
+
+def test_overrides_make_another_configuration(tmp_path: Path) -> None:
+    result = snnconv("train", "lenet-digits-k1B2", "--k", "2", "--epochs", "1", "--quiet", "--json", cwd=tmp_path)
+    assert json.loads(result.stdout)["run"] == "lenet-digits-k2B2"
+
+
+WRONG = [
+    (("train", "lenet-digits-k1B2", "--k", "-1"), 1, "k (= -1)"),
+    (("train", "lenet-digits-k1B9"), 1, "unknown recipe 'lenet-digits-k1B9'"),
+    (("train", "lenet-digits-k1B2", "--epochs", "0"), 1, "epochs (= 0)"),
+    (("train",), 2, "either a recipe"),
+    (("train", "--resume"), 1, "can be resumed"),
+    (("train", "lenet-mnist-k1B2", "--data-dir", "empty.gz"), 1, "mnist"),
+    (("simulate", "--noise-ratio", "1.5"), 2, "1.5"),
+    (("simulate", "--noise-ratio", "-0.1"), 2, "-0.1"),
+    (("simulate", "--noise-layers", "conv9"), 1, "'conv9'"),
+    (("simulate", "--trials", "0"), 2, "0 is not in the range"),
+    (("simulate", "--batch-size", "0"), 2, "0 is not in the range"),
+    (("simulate", "--images", "501"), 1, "500 test images"),
+    (("simulate", "--engine", "warp"), 1, "unknown engine 'warp'"),
+    (("simulate", "--device", "abacus"), 1, "device 'abacus'"),
+    (("simulate", "--run", "nobody"), 1, "no run called nobody"),
+    (("simulate", "--data", "imagenet"), 1, "unknown data set 'imagenet'"),
+    (("plot", "sparsity", "--run", "nobody"), 1, "no run called nobody"),
+    (("plot", "colours"), 2, "No such command"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "status", "part"), WRONG, ids=[" ".join(row[0]) for row in WRONG])
+def test_wrong_use_is_one_sentence(trained: Path, tmp_path: Path, arguments: tuple[str, ...], status: int, part: str) -> None:
+    where = tmp_path if arguments[0] == "train" else trained
+    if arguments[0] == "train":
+        (tmp_path / "empty.gz").write_bytes(b"")
+    before = sorted(where.rglob("*"))
+    assert part in sentence(snnconv(*arguments, cwd=where), status)
+    assert sorted(where.rglob("*")) == before
+
+
+def test_damaged_files_are_one_sentence(folder: Path) -> None:
+    run = folder / RUN
+    network = run / "network.safetensors"
+    network.write_bytes(network.read_bytes()[:20_000])
+    assert "network.safetensors" in sentence(snnconv("simulate", cwd=folder))
+    network.write_bytes(b"GIF89a")
+    assert "network.safetensors" in sentence(snnconv("verify", cwd=folder))
+    shutil.copy(run / "ann.safetensors", network)
+    assert "not a converted network" in sentence(snnconv("info", cwd=folder))
+    (run / "config.json").write_text('{"recipe": ')
+    assert "config.json is damaged" in sentence(snnconv("runs", cwd=folder))
+
+
+def test_a_run_without_results_is_one_sentence(folder: Path) -> None:
+    shutil.rmtree(folder / RUN / "results")
+    assert "no simulation results" in sentence(snnconv("plot", "sops", "--run", "lenet-digits-k1B2", cwd=folder))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_run_folder_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir(mode=0o500)
+    assert "runs" in sentence(snnconv("train", "lenet-digits-k1B2", cwd=tmp_path))
+
+
+def test_a_run_folder_that_is_a_file_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("not a folder")
+    assert "cannot make a run folder" in sentence(snnconv("train", "lenet-digits-k1B2", cwd=tmp_path))
+
+
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_training_leaves_whole_files_and_can_be_resumed(tmp_path: Path, blow: signal.Signals) -> None:
+    command = [sys.executable, "-m", "snnconv", "train", "lenet-digits-k0B1", "--epochs", "4"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    run = tmp_path / "runs/lenet-digits-k0B1"
+    deadline = time.monotonic() + 120
+    while not (run / "history.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(blow)
+    _, errors = process.communicate(timeout=60)
+    if blow == signal.SIGINT:
+        assert process.returncode == 1
+        assert "Error: stopped; `snnconv train --resume --run lenet-digits-k0B1`" in errors
+        assert not list(run.glob(".*.part"))
+    assert 1 <= len(json.loads((run / "history.json").read_text())) < 4
+    result = snnconv("train", "--resume", "--quiet", "--json", cwd=tmp_path)
+    assert json.loads(result.stdout)["epochs"] == 4

@@ -1,0 +1,270 @@
+"""Engines give the plain forward's bits; the affine ladder is right at every potential."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from samples import TWTA, random_network, ternary, wires
+from torch import Tensor, nn
+
+from snnconv.ann.quantizers import KBQuantizer
+from snnconv.conversion.convert import convert
+from snnconv.engines import dense
+from snnconv.engines.affine import apply_affine, fit_affine
+from snnconv.engines.dense import DenseEngine
+from snnconv.grids import Grid, k_b_grid
+from snnconv.snn.layers import Branch, Readout, SpikingLinear
+from snnconv.snn.network import SpikingNetwork, Tap
+from snnconv.snn.noise import Deletion
+from snnconv.snn.synapses import LinearSynapse
+from snnconv.snn.thresholds import derive_ladder
+
+
+def images(seed: int, count: int = 6) -> Tensor:
+    return torch.rand(count, 2, 7, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def runs(
+    network: SpikingNetwork, x: Tensor, taps: tuple[Tap, ...] = ()
+) -> tuple[tuple[Tensor, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]:
+    """Logits and wires of the plain forward and of the dense engine."""
+    results = []
+    for run in (network, DenseEngine(network).run):
+        sent: dict[str, Tensor] = {}
+
+        def keep(name: str, counts: Tensor, sent: dict[str, Tensor] = sent) -> Tensor:
+            sent[name] = counts.clone()
+            return counts
+
+        with torch.no_grad():
+            results.append((run(x, (*taps, keep)), sent))
+    return results[0], results[1]
+
+
+def assert_same(network: SpikingNetwork, x: Tensor, taps: tuple[Tap, ...] = ()) -> None:
+    (logits, sent), (own, wire) = runs(network, x, taps)
+    assert list(sent) == list(wire)
+    for name in sent:
+        assert torch.equal(sent[name].double(), wire[name].double()), name
+    assert own.dtype == torch.float64
+    assert torch.equal(logits, own)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from((None, TWTA, Grid(0.3, 2, 2, (-0.5, -0.2, 0.1, 0.4), (False, True, True, False)))))
+def test_dense_is_the_plain_forward_bit_for_bit(seed: int, grid: Grid | None) -> None:
+    assert_same(random_network(seed, grid), images(seed))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0, 1), st.sampled_from((None, TWTA)))
+def test_dense_is_the_plain_forward_under_noise_too(seed: int, ratio: float, grid: Grid | None) -> None:
+    network = random_network(seed, grid)
+    noise = Deletion(ratio, tuple(name for name, _ in network.units()), seed)
+    assert_same(network, images(seed), (noise.tap(network, torch.arange(50, 56), trial=3),))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6))
+def test_results_do_not_depend_on_the_batch_size(seed: int) -> None:
+    network, x = random_network(seed), images(seed, 7)
+    engine = DenseEngine(network)
+    whole = engine.run(x)
+    for size in (1, 3):
+        assert torch.equal(torch.cat([engine.run(part) for part in x.split(size)]), whole)
+    with torch.no_grad():
+        assert torch.equal(torch.cat([network(part) for part in x.split(2)]), whole)
+
+
+def test_channels_last_input_gives_the_same_bits() -> None:
+    network, x = random_network(3), images(3)
+    engine = DenseEngine(network)
+    assert torch.equal(engine.run(x.contiguous(memory_format=torch.channels_last)), engine.run(x))
+
+
+def residual() -> SpikingNetwork:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.act = nn.Conv2d(2, 4, 3, padding=1), KBQuantizer(1, 2)
+            self.conv, self.pool = ternary(nn.Conv2d(4, 4, 3, padding=1)), nn.AvgPool2d(2)
+            self.last, self.out = KBQuantizer(0, 3), nn.Linear(48, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.act(self.stem(x))
+            return self.out(self.last(self.pool(self.act(self.conv(x) + x))).flatten(1))
+
+    return convert(Net().eval(), images(0)[:1])
+
+
+def test_sums_pools_and_requantizations_agree() -> None:
+    assert_same(residual(), images(1))
+
+
+def test_an_engine_leaves_the_network_as_it_was() -> None:
+    network, x = random_network(4), images(4)
+    before, state = wires(network, x)[0], {key: value.clone() for key, value in network.state_dict().items()}
+    DenseEngine(network).run(x)
+    assert torch.equal(wires(network, x)[0], before)
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+
+
+def test_a_broken_affine_map_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = dense.fit_affine
+
+    def off_by_one(*arguments: Tensor) -> object:
+        affine = real(*arguments)
+        return None if affine is None else type(affine)(affine.slope, affine.shift + 1)
+
+    monkeypatch.setattr(dense, "fit_affine", off_by_one)
+    with pytest.raises(AssertionError):
+        for seed in range(3):
+            assert_same(random_network(seed), images(seed))
+
+
+def test_the_affine_map_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    fits: list[bool] = []
+    real = dense.fit_affine
+    monkeypatch.setattr(dense, "fit_affine", lambda *a: fits.append((found := real(*a)) is not None) or found)
+    DenseEngine(random_network(0))
+    assert any(fits)
+
+
+def big_conv() -> tuple[SpikingNetwork, Tensor]:
+    """A 3x3 convolution with enough channels for every fast algorithm to be tempted."""
+    torch.manual_seed(0)
+    layers = [KBQuantizer(1, 2), ternary(nn.Conv2d(32, 32, 3, padding=1, bias=False)), nn.BatchNorm2d(32), KBQuantizer(1, 2)]
+    network = convert(nn.Sequential(*layers, nn.Flatten(), nn.Linear(32 * 64, 3)).eval(), torch.zeros(1, 32, 8, 8))
+    return network, torch.rand(20, 32, 8, 8) * 3
+
+
+@pytest.mark.parametrize("engine", ["plain", "dense"])
+def test_integer_convolutions_stay_exact_where_onednn_is_not_there(engine: str) -> None:
+    """Without oneDNN (as on many machines) torch may take NNPACK's Winograd, which is not exact on integers."""
+    network, x = big_conv()
+    expected, sent = wires(network, x)
+    name = [name for name, _ in network.units()][1]
+    unit = network.layers[name]
+    exact = unit.branches[0].synapse.potential(sent[network.encoder].double())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with torch.backends.mkldnn.flags(enabled=False):
+            if engine == "plain":
+                assert torch.equal(unit.potential(sent[network.encoder]).double(), exact)
+            else:
+                assert_same(network, x)
+                assert torch.equal(DenseEngine(network).run(x), expected)
+
+
+@pytest.mark.parametrize("scale", [0.03, -0.03])
+def test_the_most_negative_weight_code_is_not_lost(scale: float) -> None:
+    weight = torch.tensor([[-128, 127, 3], [-128, -128, 1]], dtype=torch.int8)
+    branch = Branch(LinearSynapse(weight), torch.full((2,), scale), torch.zeros(2))
+    layer = SpikingLinear([branch], k_b_grid(0, 100), [2])
+    assert layer.reaches == [2 * (128 + 128 + 1)]
+    counts = torch.tensor([[2, 0, 1], [1, 2, 0], [0, 2, 2], [2, 2, 2]], dtype=torch.int8)
+    z = counts.double() @ weight.double().T * scale
+    expected = (z + 0.5).floor().clamp(0, 100)
+    assert torch.equal(layer(counts).double(), expected)
+    run = dense._spiking(layer)
+    assert torch.equal(run(counts.float()).double(), expected)
+
+
+def test_potentials_beyond_24_bits_agree() -> None:
+    weight = torch.randint(-127, 128, (3, 4000), dtype=torch.int8)
+    branch = Branch(LinearSynapse(weight), torch.tensor([1e-5, -1e-5, 0.0]), torch.tensor([3.0, 3.0, 2.0]))
+    layer = SpikingLinear([branch], k_b_grid(0, 9), [127])
+    counts = torch.randint(0, 128, (5, 4000), dtype=torch.int8)
+    assert layer.reach >= 2**24
+    U = (counts.long() @ weight.long().T).double()
+    expected = torch.stack([(U[:, 0] * 1e-5 + 3.5), (-U[:, 1] * 1e-5 + 3.5), torch.full((5,), 2.5)], 1).floor().clamp(0, 9)
+    assert torch.equal(layer(counts).double(), expected.double())
+    assert torch.equal(dense._spiking(layer)(counts.float()).double(), expected.double())
+
+
+# ------------------------------------------------------------------------------- the affine ladder
+
+
+def ladder_counts(thresholds: Tensor, negative: int, reach: int) -> Tensor:
+    """Counts (2 reach + 1, C) at every potential, by the definition."""
+    U = torch.arange(-reach, reach + 1)
+    return (U[:, None, None] >= thresholds[None]).sum(1) - negative
+
+
+def affine_counts(affine: object, negative: int, levels: int, reach: int, channels: int) -> Tensor:
+    U = torch.arange(-reach, reach + 1).float()[:, None].repeat(1, channels)
+    return apply_affine(U + affine.shift, affine.slope, negative, levels - negative)  # type: ignore[attr-defined]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(1, 6), st.integers(0, 3),
+    st.lists(st.tuples(st.floats(1e-4, 20) | st.just(0.0), st.floats(-30, 30)), min_size=1, max_size=4),
+    st.integers(0, 120),
+)  # fmt: skip
+def test_a_fitted_map_is_right_at_every_potential(
+    levels: int, negative: int, channels: list[tuple[float, float]], reach: int
+) -> None:
+    negative = min(negative, levels)
+    boundaries = tuple(i + 0.5 - negative for i in range(levels))
+    grid = Grid(1.0, levels - negative, negative, boundaries, (True,) * levels)
+    scale = torch.tensor([s for s, _ in channels], dtype=torch.float64)
+    ladder = derive_ladder(scale[None], torch.tensor([o for _, o in channels], dtype=torch.float64), [reach], grid)
+    affine = fit_affine(ladder.thresholds, negative, scale, torch.full((len(channels),), reach))
+    if affine is not None:
+        got = affine_counts(affine, negative, levels, reach, len(channels))
+        assert torch.equal(got.long(), ladder_counts(ladder.thresholds, negative, reach))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.integers(-12, 12), min_size=1, max_size=4), st.integers(0, 2), st.floats(0.01, 4), st.integers(0, 10))
+def test_whatever_the_thresholds_a_map_is_right_or_none(thresholds: list[int], negative: int, slope: float, reach: int) -> None:
+    T = torch.tensor(sorted(thresholds)).clamp(-reach, reach + 1)[:, None]
+    affine = fit_affine(T, min(negative, len(T)), torch.tensor([slope], dtype=torch.float64), torch.tensor([reach]))
+    if affine is not None:
+        got = affine_counts(affine, min(negative, len(T)), len(T), reach, 1)
+        assert torch.equal(got.long(), ladder_counts(T, min(negative, len(T)), reach))
+
+
+def test_the_map_is_found_where_the_ladder_is_even() -> None:
+    T = torch.tensor([[-3, 2], [1, 4], [5, 6]])
+    assert fit_affine(T, 0, torch.tensor([0.25, 0.5], dtype=torch.float64), torch.tensor([50, 50])) is not None
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "slope", "reach"),
+    [
+        ([[0], [1], [100]], 1.0, 200),  # uneven
+        ([[0], [50]], 1.0, 200),  # the slope does not fit
+        ([[5], [5], [6]], 0.5, 10),  # two levels at once
+        ([[0], [1]], 1.0, 2**21),  # too few bits are left for a shift
+    ],
+)
+def test_no_map_is_given_where_there_is_none(thresholds: list[list[int]], slope: float, reach: int) -> None:
+    assert fit_affine(torch.tensor(thresholds), 0, torch.tensor([slope], dtype=torch.float64), torch.tensor([reach])) is None
+
+
+@pytest.mark.parametrize("slope", [1e-60, 1e-30, 1e30, 1e60])
+def test_slopes_outside_float32_give_a_right_map_or_none(slope: float) -> None:
+    T, reach = torch.tensor([[0], [1]]), 4
+    affine = fit_affine(T, 0, torch.tensor([slope], dtype=torch.float64), torch.tensor([reach]))
+    if affine is not None:
+        assert torch.equal(affine_counts(affine, 0, 2, reach, 1).long(), ladder_counts(T, 0, reach))
+
+
+def test_constant_channels_are_mapped() -> None:
+    T = torch.tensor([[-4, 5, -4], [-4, 5, 5]])  # always both, never any, always one
+    affine = fit_affine(T, 0, torch.zeros(3, dtype=torch.float64), torch.tensor([0, 0, 0]))
+    if affine is not None:
+        assert affine_counts(affine, 0, 2, 0, 3).tolist() == [[2.0, 0.0, 1.0]]
+
+
+def test_the_readout_of_an_engine_is_the_network_s() -> None:
+    network = random_network(6)
+    readout = list(network.layers.values())[-1]
+    assert isinstance(readout, Readout)
+    assert DenseEngine(network).run(images(6)).shape == (6, readout.branches[0].synapse.out_channels)
