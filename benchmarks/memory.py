@@ -1,6 +1,6 @@
 """Peak memory of simulating 1,000 and 10,000 images, each in a process of its own.
 
-    python -m benchmarks.memory [--json FILE]
+python -m benchmarks.memory [--json FILE]
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ def main() -> None:
     if args.json:
         from snnconv.runs import describe_environment, write_json
 
-        write_json(args.json, {"environment": describe_environment("cpu", 2) | {"date": time.strftime("%Y-%m-%d")}, "rows": rows})
+        write_json(
+            args.json,
+            {"environment": describe_environment("cpu", 2) | {"date": time.strftime("%Y-%m-%d")}, "rows": rows},
+        )
 
 
 def _measure(recipe_name: str, number: int, batch_size: int) -> dict[str, object]:

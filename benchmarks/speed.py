@@ -74,7 +74,7 @@ def measure(recipe: Recipe, runs_dir: Path, number: int, batch: int, rounds: int
 
     def ann(net: nn.Module) -> None:
         with torch.inference_mode():
-            for part in pixels.split(batch):
+            for part in torch.split(pixels, batch):
                 x = preprocess(part, recipe.preprocessing)
                 net(x.contiguous(memory_format=torch.channels_last)).argmax(1)
 

@@ -11,7 +11,7 @@ import click
 
 from snnconv import runs
 from snnconv.config import Quantization, Recipe, change_recipe, load_recipe, recipe_names, to_mapping
-from snnconv.errors import ConfigError, ParityError, SnnconvError
+from snnconv.errors import ConfigError, ParityError, RunError, SnnconvError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -78,7 +78,9 @@ def main() -> None:
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="Override the recipe's precision.")
 @click.option("--k", type=int, help="Override the fractional bits of the activations.")
 @click.option("--B", "bound", type=int, help="Override the upper bound of the activations.")
-@click.option("--start", type=click.Path(path_type=Path), help="Run (or weights) of a twin to start from, such as fp32.")
+@click.option(
+    "--start", type=click.Path(path_type=Path), help="Run (or weights) of a twin to start from, such as fp32."
+)
 def train(
     recipe: str | None,
     resume: bool,
@@ -108,13 +110,15 @@ def train(
     if recipe is None:
         target = runs.find_run(runs_dir, run, runs.CHECKPOINT)
         if target is None:
-            raise runs.RunError(f"no run in {runs_dir} can be resumed: `snnconv train RECIPE` starts one")
+            raise RunError(f"no run in {runs_dir} can be resumed: `snnconv train RECIPE` starts one")
         plan = target.recipe
     else:
         plan = _changed(recipe, k, bound, epochs, batch_size, learning_rate, precision)
     splits = [load_images(plan.dataset, split, data_dir) for split in ("train", "test")]
     if plan.training.validation >= len(splits[0]):
-        raise ConfigError(f"{plan.dataset} has {len(splits[0])} training images; {plan.training.validation} cannot be held out")
+        raise ConfigError(
+            f"{plan.dataset} has {len(splits[0])} training images; {plan.training.validation} cannot be held out"
+        )
     weights = start / runs.ANN if start is not None and start.is_dir() else start
     if recipe is not None:
         target = runs.create_run(runs_dir, plan, seed)
@@ -175,7 +179,11 @@ def info(run: str | None, runs_dir: Path, as_json: bool) -> None:
     target = _find(runs_dir, run, runs.CONFIG, quiet=True)
     described: dict[str, Any] = {"name": target.name, "path": str(target.path), "state": _state(target)["state"]}
     described |= {"recipe": to_mapping(target.recipe), "seed": target.seed, "created": target.created}
-    for key, file in (("environment", runs.ENVIRONMENT), ("training", runs.TRAINING), ("verification", runs.VERIFICATION)):
+    for key, file in (
+        ("environment", runs.ENVIRONMENT),
+        ("training", runs.TRAINING),
+        ("verification", runs.VERIFICATION),
+    ):
         if target.has(file):
             described[key] = runs.read_json(target.file(file))
     if target.has(runs.NETWORK):
@@ -242,9 +250,19 @@ def verify(
 
 
 @main.command()
-@click.option("--noise-ratio", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Probability that a spike is lost.")
-@click.option("--noise-layers", default="encoder", show_default=True, help="encoder, all, or layer names with commas between.")
-@click.option("--trials", type=click.IntRange(min=1), default=1, show_default=True, help="Repetitions with other noise.")
+@click.option(
+    "--noise-ratio",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Probability that a spike is lost.",
+)
+@click.option(
+    "--noise-layers", default="encoder", show_default=True, help="encoder, all, or layer names with commas between."
+)
+@click.option(
+    "--trials", type=click.IntRange(min=1), default=1, show_default=True, help="Repetitions with other noise."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the noise.")
 @_options(_run, _runs_dir, _figs_dir, _data, _data_dir, _images, _batch_size, _device, _engine, _json, _quiet)
 def simulate(
@@ -274,7 +292,17 @@ def simulate(
 
     sample = test_sample(target, data, data_dir, images)
     _, result = simulate_run(
-        target, sample, pick_device(device), figs_dir, noise_ratio, noise_layers, trials, seed, batch_size, engine, quiet
+        target,
+        sample,
+        pick_device(device),
+        figs_dir,
+        noise_ratio,
+        noise_layers,
+        trials,
+        seed,
+        batch_size,
+        engine,
+        quiet,
     )
     if as_json:
         _print_json(result)
@@ -292,8 +320,16 @@ def plot() -> None:
 
 def _plot_command(name: str, text: str) -> None:
     @plot.command(name, help=text)
-    @click.option("--run", "names", multiple=True, metavar="NAME", help="Run to draw; repeat for several. [default: newest of each configuration]")
-    @click.option("--out", type=click.Path(path_type=Path), help="File without suffix. [default: figs/<network>-<data>/<figure>]")
+    @click.option(
+        "--run",
+        "names",
+        multiple=True,
+        metavar="NAME",
+        help="Run to draw; repeat for several. [default: newest of each configuration]",
+    )
+    @click.option(
+        "--out", type=click.Path(path_type=Path), help="File without suffix. [default: figs/<network>-<data>/<figure>]"
+    )
     @_options(_runs_dir, _figs_dir, _json, _quiet)
     def command(
         names: tuple[str, ...], out: Path | None, runs_dir: Path, figs_dir: Path, as_json: bool, quiet: bool
@@ -306,7 +342,9 @@ def _plot_command(name: str, text: str) -> None:
         target = figs_dir / results[0].group / name if out is None else out
         files = FIGURES[name](results, target)
         if as_json:
-            _print_json({"figure": name, "files": [str(file) for file in files], "runs": [r.configuration for r in results]})
+            _print_json(
+                {"figure": name, "files": [str(file) for file in files], "runs": [r.configuration for r in results]}
+            )
         else:
             click.echo("\n".join(str(file) for file in files))
 
@@ -337,7 +375,9 @@ def _find(runs_dir: Path, name: str | None, needs: str, quiet: bool) -> runs.Run
     run = runs.find_run(runs_dir, name, needs)
     if run is None:
         run = runs.copy_shipped(runs_dir)
-        _say(f"no run in {runs_dir} has {needs}: using the network that comes with snnconv, copied to {run.path}", quiet)
+        _say(
+            f"no run in {runs_dir} has {needs}: using the network that comes with snnconv, copied to {run.path}", quiet
+        )
     elif name is None:
         _say(f"using run {run.path}", quiet)
     return run
@@ -372,7 +412,12 @@ def _changed(
 def _state(run: runs.Run) -> dict[str, Any]:
     """One row of the list of runs."""
     done = len(runs.read_json(run.file(runs.HISTORY))) if run.has(runs.HISTORY) else 0
-    stages = [(runs.VERIFICATION, "verified"), (runs.NETWORK, "converted"), (runs.TRAINING, "trained"), (runs.ANN, "in training")]
+    stages = [
+        (runs.VERIFICATION, "verified"),
+        (runs.NETWORK, "converted"),
+        (runs.TRAINING, "trained"),
+        (runs.ANN, "in training"),
+    ]
     state = next((name for file, name in stages if run.has(file)), "empty")
     accuracy = runs.read_json(run.file(runs.TRAINING))["test_accuracy"] if run.has(runs.TRAINING) else None
     return {

@@ -51,8 +51,10 @@ class Grid:
                 f"a grid of {self.levels} levels needs {self.levels} boundaries and closed sides, "
                 f"not {len(self.boundaries)} and {len(self.closed)}"
             )
-        if any(math.isnan(b) for b in self.boundaries) or list(self.boundaries) != sorted(self.boundaries):
-            raise ConfigError(f"a grid's boundaries must ascend, not {self.boundaries}")
+        pairs = zip(self.boundaries, self.closed, strict=True)
+        sides = [(boundary, math.isfinite(boundary) and not shut) for boundary, shut in pairs]
+        if any(math.isnan(b) for b in self.boundaries) or sides != sorted(sides):
+            raise ConfigError(f"a grid's boundaries must ascend, closed before open, not {self.boundaries}")
 
     @property
     def levels(self) -> int:

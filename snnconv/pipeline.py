@@ -19,7 +19,7 @@ from snnconv.data.images import Images, load_images
 from snnconv.engines.registry import choose_engine
 from snnconv.errors import ConfigError, DataError
 from snnconv.formats.native import load, save
-from snnconv.runs import ANN, NETWORK, VERIFICATION, Run, write_json, write_whole
+from snnconv.runs import ANN, NETWORK, VERIFICATION, Run, write_json, write_text
 from snnconv.snn.network import SpikingNetwork
 from snnconv.snn.simulation import Simulation, simulate
 
@@ -53,7 +53,9 @@ class Sample:
     tag: str = ""
 
 
-def test_sample(run: Run, dataset: str | None = None, data_dir: Path | None = None, number: int | None = None) -> Sample:
+def test_sample(
+    run: Run, dataset: str | None = None, data_dir: Path | None = None, number: int | None = None
+) -> Sample:
     """The test split of the run's data set (or another of the same shape), or its first ``number`` images.
 
     Raises:
@@ -93,7 +95,9 @@ def open_network(run: Run, images: Images) -> SpikingNetwork:
     crop = network.header.preprocessing.crop if network.header.preprocessing else None
     shape = (channels, height, width) if crop is None else (channels, crop, crop)
     if shape != network.header.shape:
-        raise DataError(f"{images.name} gives images of {list(shape)}, run {run.name} takes {list(network.header.shape)}")
+        raise DataError(
+            f"{images.name} gives images of {list(shape)}, run {run.name} takes {list(network.header.shape)}"
+        )
     return network
 
 
@@ -176,5 +180,4 @@ def _write_logs(measured: Simulation, folder: Path, tag: str) -> None:
     for name, rows in logs.items():
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(rows)
-        contents = text.getvalue()
-        write_whole(folder / f"{name}-{tag}.csv", lambda path, contents=contents: path.write_text(contents, encoding="utf-8"))
+        write_text(folder / f"{name}-{tag}.csv", text.getvalue())

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,9 +57,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(trained: Path, tmp_path: Path) -> Iterator[Path]:
+def folder(trained: Path, tmp_path: Path) -> Path:
     """A copy of it to spoil."""
-    yield shutil.copytree(trained, tmp_path / "work")
+    return shutil.copytree(trained, tmp_path / "work")
 
 
 RUN = Path("runs/lenet-digits-k1B2")
@@ -80,7 +79,9 @@ def test_simulate_prints_one_object_with_what_scripts_need(trained: Path) -> Non
     result = snnconv("simulate", "--json", "--images", "100", "--trials", "3", "--noise-ratio", "0.2", cwd=trained)
     assert result.exit_code == 0
     values = json.loads(result.stdout)
-    assert {"accuracy", "accuracy_interval", "correct", "images", "levels", "steps", "noise_ratio", "trials"} <= set(values)
+    assert {"accuracy", "accuracy_interval", "correct", "images", "levels", "steps", "noise_ratio", "trials"} <= set(
+        values
+    )
     assert {"spikes_per_image", "sops_per_image", "layers"} <= set(values)
     assert (values["images"], values["trials"], values["levels"], values["steps"]) == (100, 3, 4, 1)
     assert values["accuracy"] == pytest.approx(values["correct"] / 300)
@@ -107,7 +108,10 @@ def test_results_do_not_depend_on_batch_size_or_engine(trained: Path) -> None:
 def test_the_logs_a_batch_add_up_to_the_totals(trained: Path) -> None:
     values = json.loads((trained / RUN / "results/simulate-noise0.1.json").read_text())
     logs = trained / "figs/lenet-digits-k1B2"
-    rows = {name: list(csv.DictReader((logs / f"{name}-noise0.1.csv").open())) for name in ("accuracy", "spikes", "sops")}
+    rows = {
+        name: list(csv.DictReader((logs / f"{name}-noise0.1.csv").read_text().splitlines()))
+        for name in ("accuracy", "spikes", "sops")
+    }
     shown = values["images"] * values["trials"]
     assert sum(int(row["correct"]) for row in rows["accuracy"]) == values["correct"]
     assert sum(int(row["images"]) for row in rows["accuracy"]) == shown
@@ -241,7 +245,9 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("arguments", "status", "part"), WRONG, ids=[" ".join(row[0]) for row in WRONG])
-def test_wrong_use_is_one_sentence(trained: Path, tmp_path: Path, arguments: tuple[str, ...], status: int, part: str) -> None:
+def test_wrong_use_is_one_sentence(
+    trained: Path, tmp_path: Path, arguments: tuple[str, ...], status: int, part: str
+) -> None:
     where = tmp_path if arguments[0] == "train" else trained
     if arguments[0] == "train":
         (tmp_path / "empty.gz").write_bytes(b"")

@@ -55,7 +55,10 @@ def assert_same(network: SpikingNetwork, x: Tensor, taps: tuple[Tap, ...] = ()) 
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from((None, TWTA, Grid(0.3, 2, 2, (-0.5, -0.2, 0.1, 0.4), (False, True, True, False)))))
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from((None, TWTA, Grid(0.3, 2, 2, (-0.5, -0.2, 0.1, 0.4), (False, True, True, False)))),
+)
 def test_dense_is_the_plain_forward_bit_for_bit(seed: int, grid: Grid | None) -> None:
     assert_same(random_network(seed, grid), images(seed))
 
@@ -122,8 +125,7 @@ def test_a_broken_affine_map_would_show(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(dense, "fit_affine", off_by_one)
     with pytest.raises(AssertionError):
-        for seed in range(3):
-            assert_same(random_network(seed), images(seed))
+        assert_same(random_network(0), images(0))
 
 
 def test_the_affine_map_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +139,12 @@ def test_the_affine_map_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
 def big_conv() -> tuple[SpikingNetwork, Tensor]:
     """A 3x3 convolution with enough channels for every fast algorithm to be tempted."""
     torch.manual_seed(0)
-    layers = [KBQuantizer(1, 2), ternary(nn.Conv2d(32, 32, 3, padding=1, bias=False)), nn.BatchNorm2d(32), KBQuantizer(1, 2)]
+    layers = [
+        KBQuantizer(1, 2),
+        ternary(nn.Conv2d(32, 32, 3, padding=1, bias=False)),
+        nn.BatchNorm2d(32),
+        KBQuantizer(1, 2),
+    ]
     network = convert(nn.Sequential(*layers, nn.Flatten(), nn.Linear(32 * 64, 3)).eval(), torch.zeros(1, 32, 8, 8))
     return network, torch.rand(20, 32, 8, 8) * 3
 
@@ -165,7 +172,7 @@ def test_the_most_negative_weight_code_is_not_lost(scale: float) -> None:
     weight = torch.tensor([[-128, 127, 3], [-128, -128, 1]], dtype=torch.int8)
     branch = Branch(LinearSynapse(weight), torch.full((2,), scale), torch.zeros(2))
     layer = SpikingLinear([branch], k_b_grid(0, 100), [2])
-    assert layer.reaches == [2 * (128 + 128 + 1)]
+    assert layer.reaches == [2 * max(128 + 127 + 3, 128 + 128 + 1)]
     counts = torch.tensor([[2, 0, 1], [1, 2, 0], [0, 2, 2], [2, 2, 2]], dtype=torch.int8)
     z = counts.double() @ weight.double().T * scale
     expected = (z + 0.5).floor().clamp(0, 100)
@@ -181,7 +188,9 @@ def test_potentials_beyond_24_bits_agree() -> None:
     counts = torch.randint(0, 128, (5, 4000), dtype=torch.int8)
     assert layer.reach >= 2**24
     U = (counts.long() @ weight.long().T).double()
-    expected = torch.stack([(U[:, 0] * 1e-5 + 3.5), (-U[:, 1] * 1e-5 + 3.5), torch.full((5,), 2.5)], 1).floor().clamp(0, 9)
+    expected = (
+        torch.stack([(U[:, 0] * 1e-5 + 3.5), (-U[:, 1] * 1e-5 + 3.5), torch.full((5,), 2.5)], 1).floor().clamp(0, 9)
+    )
     assert torch.equal(layer(counts).double(), expected.double())
     assert torch.equal(dense._spiking(layer)(counts.float()).double(), expected.double())
 
@@ -221,8 +230,12 @@ def test_a_fitted_map_is_right_at_every_potential(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.integers(-12, 12), min_size=1, max_size=4), st.integers(0, 2), st.floats(0.01, 4), st.integers(0, 10))
-def test_whatever_the_thresholds_a_map_is_right_or_none(thresholds: list[int], negative: int, slope: float, reach: int) -> None:
+@given(
+    st.lists(st.integers(-12, 12), min_size=1, max_size=4), st.integers(0, 2), st.floats(0.01, 4), st.integers(0, 10)
+)
+def test_whatever_the_thresholds_a_map_is_right_or_none(
+    thresholds: list[int], negative: int, slope: float, reach: int
+) -> None:
     T = torch.tensor(sorted(thresholds)).clamp(-reach, reach + 1)[:, None]
     affine = fit_affine(T, min(negative, len(T)), torch.tensor([slope], dtype=torch.float64), torch.tensor([reach]))
     if affine is not None:
@@ -245,7 +258,10 @@ def test_the_map_is_found_where_the_ladder_is_even() -> None:
     ],
 )
 def test_no_map_is_given_where_there_is_none(thresholds: list[list[int]], slope: float, reach: int) -> None:
-    assert fit_affine(torch.tensor(thresholds), 0, torch.tensor([slope], dtype=torch.float64), torch.tensor([reach])) is None
+    assert (
+        fit_affine(torch.tensor(thresholds), 0, torch.tensor([slope], dtype=torch.float64), torch.tensor([reach]))
+        is None
+    )
 
 
 @pytest.mark.parametrize("slope", [1e-60, 1e-30, 1e30, 1e60])

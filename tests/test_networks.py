@@ -161,7 +161,9 @@ def test_an_unknown_network_is_refused_by_name() -> None:
         build_network("resnet", (3, 24, 24), 10, K1B2)
 
 
-@pytest.mark.parametrize(("name", "side", "layer"), [("lenet", 12, "conv4"), ("vgg", 8, "conv12"), ("lenet", 4, "conv2")])
+@pytest.mark.parametrize(
+    ("name", "side", "layer"), [("lenet", 12, "conv4"), ("vgg", 8, "conv12"), ("lenet", 4, "conv2")]
+)
 def test_an_image_too_small_is_refused_with_the_layer(name: str, side: int, layer: str) -> None:
     with pytest.raises(ConfigError, match=f"{side}x{side} is too small for layer {layer}"):
         build_network(name, (1, side, side), 10, K1B2)

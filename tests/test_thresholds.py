@@ -15,7 +15,9 @@ from samples import TWTA
 
 from snnconv.errors import ConversionError
 from snnconv.grids import Grid, k_b_grid
+from snnconv.snn.layers import Branch
 from snnconv.snn.neurons import LadderNeuron, ladder_step
+from snnconv.snn.synapses import LinearSynapse
 from snnconv.snn.thresholds import Ladder, derive_ladder
 
 EIGHTHS = st.integers(-40, 40).map(lambda n: n / 8)
@@ -56,9 +58,7 @@ def every_potential(reach: int, channels: int) -> torch.Tensor:
 
 @settings(max_examples=150, deadline=None)
 @given(grids(), st.lists(st.tuples(SCALES, OFFSETS), min_size=1, max_size=5), st.integers(0, 30))
-def test_the_count_is_the_code_at_every_potential(
-    grid: Grid, channels: list[tuple[float, float]], reach: int
-) -> None:
+def test_the_count_is_the_code_at_every_potential(grid: Grid, channels: list[tuple[float, float]], reach: int) -> None:
     ladder = single([s for s, _ in channels], [o for _, o in channels], reach, grid)
     expected = [[code(grid, s * U + o) for s, o in channels] for U in range(-reach, reach + 1)]
     assert counts(ladder, every_potential(reach, len(channels)), grid) == expected
@@ -187,7 +187,7 @@ def test_potentials_of_several_branches_fit_float64() -> None:
 def test_scales_and_offsets_that_are_not_finite_are_refused(bad: float) -> None:
     for scale, offset in ((bad, 0.0), (1.0, bad)):
         with pytest.raises(ConversionError, match="not finite"):
-            single([scale], [offset], 3, k_b_grid(0, 1))
+            Branch(LinearSynapse(torch.ones(1, 1, dtype=torch.int8)), torch.tensor([scale]), torch.tensor([offset]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])

@@ -22,7 +22,12 @@ def digits() -> Images:
 
 
 def new_run(folder: Path, epochs: int = 3, **changes: object) -> Run:
-    values = {"training.epochs": epochs, "training.validation": 60, "training.batch_size": 40, "training.precision": "fp32"}
+    values = {
+        "training.epochs": epochs,
+        "training.validation": 60,
+        "training.batch_size": 40,
+        "training.precision": "fp32",
+    }
     return create_run(folder, change_recipe(load_recipe("lenet-digits-k1B2"), values | changes), seed=3)
 
 
@@ -62,7 +67,9 @@ def test_the_same_seed_gives_the_same_network_and_another_another(tmp_path: Path
 
 
 def test_a_loss_that_is_not_finite_stops_with_one_sentence(tmp_path: Path, digits: Images) -> None:
-    run = new_run(tmp_path, **{"training.learning_rate": 1e38, "training.optimiser": "sgd", "training.schedule": "constant"})
+    run = new_run(
+        tmp_path, **{"training.learning_rate": 1e38, "training.optimiser": "sgd", "training.schedule": "constant"}
+    )
     with pytest.raises(TrainingError, match="not finite in epoch 1.*lower training.learning_rate"):
         train(run, digits, digits, CPU, quiet=True)
     assert not run.has(ANN)
@@ -117,7 +124,9 @@ def test_foreign_and_damaged_weights_are_refused(tmp_path: Path, digits: Images)
 
 
 def load_like_cifar() -> Images:
-    return Images("cifar10", "train", torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), 10)
+    return Images(
+        "cifar10", "train", torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), 10
+    )
 
 
 def test_learning_rates() -> None:

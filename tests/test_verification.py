@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from samples import PIXELS, any_gamma, random_ann, random_images, settled, ternary
+from samples import PIXELS, ann_codes, any_gamma, random_ann, random_images, settled, ternary
 from torch import Tensor, nn
 
 from snnconv.ann.quantizers import KBQuantizer
@@ -74,7 +74,7 @@ def test_a_good_network_passes(ann: nn.Module, network: SpikingNetwork) -> None:
     assert [layer.name for layer in parity.layers] == [name for name, _ in network.units()]
     assert [layer.units for layer in parity.layers] == [40 * 4 * 36, 40 * 4 * 36, 40 * 4 * 9, 40 * 8]
     assert all(layer.mismatches == 0 and 0 < layer.inside_grid < 1 and 0 < layer.rate < 1 for layer in parity.layers)
-    logits = ann.double()(X.double() if X.dtype == torch.float64 else (IMAGES.pixels.double() / 255).float().double())
+    logits, _ = ann_codes(ann, (IMAGES.pixels.double() / 255).float())
     assert parity.ann_correct == int((logits.argmax(1) == IMAGES.labels).sum())
 
 
@@ -82,7 +82,9 @@ def test_a_good_network_passes(ann: nn.Module, network: SpikingNetwork) -> None:
 def test_random_networks_pass(seed: int) -> None:
     model = random_ann(seed, SHAPE)
     parity = verify(model, convert(model, X[:1], PIXELS), IMAGES)
-    assert [sentence for sentence in parity.failures() if "silent" not in sentence and "saturated" not in sentence] == []
+    assert [
+        sentence for sentence in parity.failures() if "silent" not in sentence and "saturated" not in sentence
+    ] == []
 
 
 def test_the_engine_is_verified_end_to_end(ann: nn.Module, network: SpikingNetwork) -> None:
@@ -182,7 +184,7 @@ def test_a_readout_weight_changed_slightly_is_caught(ann: nn.Module, network: Sp
     readout.branches[0].synapse.weight[0, :] += 1e-5
     failures = verify(ann, network, IMAGES).failures()
     assert len(failures) == 1
-    assert failures[0].startswith("logits are equal on ")
+    assert failures[0].startswith("predictions are equal on 40, logits on 0 of 40 images")
 
 
 def test_swapped_wires_are_caught(ann: nn.Module, network: SpikingNetwork) -> None:
@@ -271,20 +273,17 @@ def test_a_flipped_encoder_unit_is_excused_only_at_a_tie() -> None:
     images = Images("tie", "test", torch.full((8, 1, 6, 6), 3, dtype=torch.uint8), torch.zeros(8).long(), 2)
     network = convert(model, torch.zeros(1, 1, 6, 6))
     branch = network.layers[network.encoder].branches[0]
+    model.norm.double()
     with torch.no_grad():
         z = float(branch.scale * 3 + branch.offset)
-        for by, excused in ((-1e-13, True), (-1e-6, False)):
-            # the unit's value is put on its boundary in the ANN, and a little below it in the network
-            model.norm.bias.fill_(0.5 - z)
-            model.norm.double()
-            model.norm.bias.fill_(0.5 + 1e-14 - z)
-            branch.offset.fill_(0.5 + by - 3 * float(branch.scale))
+        for by, excused in ((1e-13, True), (1e-6, False)):
+            model.norm.bias.fill_(0.5 + by - z)  # the ANN just above its boundary, the network just below it
+            branch.offset.fill_(0.5 - by - 3 * float(branch.scale))
             parity = verify(model, network, images)
             assert (parity.encoder_ties > 0) == excused
             assert (parity.layers[0].mismatches == 0) == excused
-            if excused:
-                assert parity.tied_images == list(range(8))
-                assert any("encoder ties are more than" in sentence for sentence in parity.failures())
+            assert parity.tied_images == (list(range(8)) if excused else [])
+            assert any("encoder ties are more than" in sentence for sentence in parity.failures()) == excused
 
 
 def test_the_rounding_of_a_mean_on_a_boundary_is_no_mismatch() -> None:

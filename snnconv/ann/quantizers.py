@@ -16,7 +16,8 @@ class _RoundClipped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, step: float, levels: int, half: float) -> Tensor:
         ctx.save_for_backward((z > 0) & (z < levels * step))
-        return z.div(step).clamp_(0, levels).add_(half).floor_().clamp_(max=levels).mul_(step)
+        # floor(s + 1/2) as floor(s - 1/2) + 1: the subtraction is exact, so the float just below a boundary stays there
+        return z.div(step).clamp_(0, levels).sub_(half).floor_().add_(1).mul_(step)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
@@ -45,7 +46,7 @@ class KBQuantizer(nn.Module):
         self.k, self.B, self.tie = k, B, tie
 
     def forward(self, z: Tensor) -> Tensor:
-        quantized: Tensor = _RoundClipped.apply(z, self.grid.step, self.grid.levels, 0.5 + self.tie)  # type: ignore[no-untyped-call]
+        quantized: Tensor = _RoundClipped.apply(z, self.grid.step, self.grid.levels, 0.5 - self.tie)  # type: ignore[no-untyped-call]
         return quantized
 
     def extra_repr(self) -> str:

@@ -249,8 +249,8 @@ def _epoch(
             mean = float(total) / (step + 1)
             if not math.isfinite(mean):
                 raise TrainingError(
-                    f"the loss is not finite in epoch {state.epoch + 1}, batch {step + 1}: lower training.learning_rate "
-                    f"(= {plan.learning_rate}); the last whole epoch is kept"
+                    f"the loss is not finite in epoch {state.epoch + 1}, batch {step + 1}: "
+                    f"lower training.learning_rate (= {plan.learning_rate}); the last whole epoch is kept"
                 )
             steps.set_postfix(loss=f"{mean:.4f}")
     return mean

@@ -44,7 +44,7 @@ def weight_parts(layer: nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor]:
         ConversionError: it carries a parametrization that shows no codes.
     """
     if not parametrize.is_parametrized(layer, "weight"):
-        weight = layer.weight.detach().cpu()
+        weight = layer.weight.detach().cpu().clone()
         return weight, torch.ones(weight.shape[0], dtype=torch.float64)
     chain = cast(parametrize.ParametrizationList, cast(nn.ModuleDict, layer.parametrizations)["weight"])
     quantizer = chain[0]

@@ -35,7 +35,7 @@ class _Shapes(fx.Interpreter):
 
 
 def trace(model: nn.Module, example_input: Tensor) -> fx.GraphModule:
-    """Trace a model in evaluation mode and note every tensor's shape under ``node.meta["shape"]`` (None for plain numbers).
+    """Trace a model in evaluation mode; ``node.meta["shape"]`` holds each tensor's shape, None for plain numbers.
 
     Raises:
         ConversionError: its forward cannot be traced, or does not take the example.
@@ -43,10 +43,10 @@ def trace(model: nn.Module, example_input: Tensor) -> fx.GraphModule:
     with evaluation_mode(model), torch.no_grad():
         try:
             graph = _Tracer().trace(model)
-        except (fx.proxy.TraceError, TypeError) as error:
+        except Exception as error:  # whatever the user's forward raises when it meets a symbolic value
             raise ConversionError(
-                f"the forward of {type(model).__name__} cannot be traced: {error}; take data-dependent "
-                "branches and loops out of it"
+                f"the forward of {type(model).__name__} cannot be traced ({_first_line(error)}): take branches and "
+                "loops that depend on the data out of it"
             ) from error
         traced = fx.GraphModule(model, graph)
         inputs = [node for node in graph.nodes if node.op == "placeholder"]
@@ -54,11 +54,16 @@ def trace(model: nn.Module, example_input: Tensor) -> fx.GraphModule:
             raise ConversionError(f"{type(model).__name__} takes {len(inputs)} inputs; one image tensor is accepted")
         try:
             _Shapes(traced).run(example_input)
-        except RuntimeError as error:
+        except Exception as error:  # likewise
             raise ConversionError(
-                f"{type(model).__name__} does not take an input of shape {list(example_input.shape)}: {error}"
+                f"{type(model).__name__} does not take an input of shape {list(example_input.shape)} "
+                f"({_first_line(error)})"
             ) from error
     return traced
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,10 +48,19 @@ class Recorder:
 
     @torch.no_grad()
     def run(self, x: Tensor) -> Tensor:
-        """Logits, float64, of a batch; ``records`` then holds its codes by (path, call)."""
+        """Logits, float64, of a batch; ``records`` then holds its codes by (path, call).
+
+        Raises:
+            ConversionError: the network does not take such images, or a quantizer leaves its grid.
+        """
         self.records.clear()
         self._calls.clear()
-        logits: Tensor = self.model(x.double())
+        try:
+            logits: Tensor = self.model(x.double())
+        except RuntimeError as error:
+            raise ConversionError(
+                f"the ANN does not take images of shape {list(x.shape[1:])}: {str(error).splitlines()[0]}"
+            ) from error
         return logits
 
     def _hook(self, path: str, grid: Any) -> Any:
@@ -68,8 +77,12 @@ class Recorder:
 
 
 def _frozen_copy(model: nn.Module) -> nn.Module:
+    """Copy with plain float64 weights. torch's own removal would reach into the class shared with the original."""
     frozen = copy.deepcopy(model)
     for module in frozen.modules():
         if parametrize.is_parametrized(module, "weight"):
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+            weight = cast(Tensor, module.weight).detach().clone()
+            module.__class__ = parametrize.type_before_parametrizations(module)
+            del module.parametrizations
+            module.weight = nn.Parameter(weight)
     return frozen.double()

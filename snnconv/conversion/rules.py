@@ -54,6 +54,7 @@ def batch_norm(builder: Builder, node: fx.Node, module: nn.BatchNorm2d, value: V
     """Batch norm: folded into the scales and offsets of the sum before it."""
     scale, offset = fold_batch_norm(module)
     if isinstance(value, Analog):
+        _refuse_padding(value)
         if value.stages and value.stages[-1].branch is not None:
             last = value.stages[-1].branch
             folded = Branch(last.synapse, last.scale * scale, last.offset * scale + offset)
@@ -78,6 +79,8 @@ def prelu(builder: Builder, node: fx.Node, module: nn.PReLU, value: Value) -> Va
     if module.num_parameters != 1:
         raise ConversionError("a PReLU with one slope a channel is not accepted; one for the layer is")
     slope = float(module.weight.detach())
+    if not slope > 0:
+        raise ConversionError(f"its slope is {slope:g}; a slope above 0 keeps the order of values and is accepted")
     if isinstance(value, Analog):
         raise ConversionError("a PReLU in front of the first quantizer is not accepted; ReLU and clips are")
     total = _as_sum(node, value)
@@ -87,6 +90,7 @@ def prelu(builder: Builder, node: fx.Node, module: nn.PReLU, value: Value) -> Va
 def quantize(builder: Builder, node: fx.Node, module: Any, value: Value) -> Value:
     """Activation quantizer: the encoder's end, or a spiking layer."""
     if isinstance(value, Analog):
+        _refuse_padding(value)
         return builder.add_encoder(node, module.grid, value)
     total = _as_sum(node, value)
     for term in total.terms:
@@ -99,7 +103,7 @@ def quantize(builder: Builder, node: fx.Node, module: Any, value: Value) -> Valu
 
 
 def average_pool(builder: Builder, node: fx.Node, module: nn.AvgPool2d, value: Value) -> Value:
-    """Average pooling of counts: an integer sum-pool, its divisor folded into the step."""
+    """Average pooling of counts: an integer sum-pool; its divisor goes to the consumer."""
     kernel, padding = _pair(module.kernel_size), _pair(module.padding)
     if module.ceil_mode or (any(padding) and not module.count_include_pad) or module.divisor_override is not None:
         raise ConversionError("ceil_mode, count_include_pad=False with padding and divisor_override are not accepted")
@@ -131,6 +135,8 @@ def max_pool(builder: Builder, node: fx.Node, module: nn.MaxPool2d, value: Value
 def zero_pad(builder: Builder, node: fx.Node, module: nn.ZeroPad2d, value: Value) -> Value:
     """Zero padding: waits for the convolution behind it."""
     left, right, top, bottom = (int(side) for side in module.padding)
+    if min(left, right, top, bottom) < 0:
+        raise ConversionError(f"padding {list(module.padding)} crops the image; sides of 0 or more are accepted")
     if isinstance(value, Analog | Counts):
         return replace(value, padding=_plus((left, right, top, bottom), value.padding))
     raise ConversionError(f"zero padding of an unquantized value: {REMEDY}")
@@ -157,6 +163,14 @@ def keep(builder: Builder, node: fx.Node, module: Any, value: Value) -> Value:
     return value
 
 
+def dropout(builder: Builder, node: fx.Node, module: Any, value: Value) -> Value:
+    """F.dropout: nothing, where it is told that it is not training."""
+    training = node.kwargs.get("training", node.args[2] if len(node.args) > 2 else True)
+    if training is not False:
+        raise ConversionError("it drops values in evaluation mode, too: give it training=self.training")
+    return value
+
+
 def plain(builder: Builder, node: fx.Node, module: Any, value: Value) -> Value:
     """Sizes and arithmetic on them: plain numbers."""
     if node.meta["shape"] is None:
@@ -171,6 +185,9 @@ def add(builder: Builder, node: fx.Node, module: Any, value: Value) -> Value:
         return None
     if len(values) != 2 or node.kwargs or any(v is None or isinstance(v, Analog) for v in values):
         raise ConversionError("only the sum of two converted values is accepted, behind the first quantizer")
+    shapes = [argument.meta["shape"] for argument in node.args if isinstance(argument, fx.Node)]
+    if shapes[0] != shapes[1]:
+        raise ConversionError(f"a sum of {list(shapes[0])} and {list(shapes[1])}: equal shapes are accepted")
     left, right = (_open_sum(node, v) for v in values)
     return Sum((*left.terms, *right.terms))
 
@@ -210,7 +227,7 @@ FUNCTIONS: dict[Callable[..., Any] | str, Rule] = {
     operator.add: add,
     operator.iadd: add,
     torch.add: add,
-    functional.dropout: keep,
+    functional.dropout: dropout,
 }
 
 
@@ -218,12 +235,12 @@ def _synapse(
     builder: Builder, node: fx.Node, value: Value, synapse: Synapse, scale: torch.Tensor, bias: torch.Tensor | None
 ) -> Value:
     path = str(node.target)
-    offset = torch.zeros_like(scale) if bias is None else bias.detach().double().cpu()
+    offset = torch.zeros_like(scale) if bias is None else bias.detach().double().cpu().clone()
     if isinstance(value, Analog):
         _refuse_padding(value)
         return Analog((*value.stages, Stage(Branch(synapse, scale, offset))))
     counts = _counts(value)
-    return Sum((Term(counts.wire, synapse, scale * counts.step, offset, counts.magnitude, path),))
+    return Sum((Term(counts.wire, synapse, scale * counts.step, offset, counts.magnitude, path, counts.divisor),))
 
 
 def _sum_pool(builder: Builder, node: fx.Node, value: Value, kernel: Pair, stride: Pair, padding: Pair) -> Value:
@@ -233,14 +250,23 @@ def _sum_pool(builder: Builder, node: fx.Node, value: Value, kernel: Pair, strid
     wire = builder.add_layer(node, layer, (counts.wire,))
     size = kernel[0] * kernel[1]
     return replace(
-        counts, wire=wire, step=counts.step / size, smallest=counts.smallest * size, largest=counts.largest * size
+        counts,
+        wire=wire,
+        divisor=counts.divisor * size,
+        smallest=counts.smallest * size,
+        largest=counts.largest * size,
     )
 
 
 def _clip(builder: Builder, node: fx.Node, value: Value, low: float, high: float) -> Value:
     if isinstance(value, Analog):
+        _refuse_padding(value)
         return replace(value, stages=(*value.stages, Stage(None, low, high)))
-    if isinstance(value, Counts) and low <= value.smallest * value.step and high >= value.largest * value.step:
+    if (
+        isinstance(value, Counts)
+        and low <= value.smallest * value.step / value.divisor
+        and high >= value.largest * value.step / value.divisor
+    ):
         return value
     total = _as_sum(node, value)
     return replace(total, chain=(*total.chain, lambda grid: grid.before_clip(low, high)))

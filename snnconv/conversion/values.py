@@ -23,7 +23,7 @@ class Analog:
 
 @dataclass(frozen=True)
 class Counts:
-    """Integer counts on a wire, ``smallest .. largest``; the ANN's value is ``count * step``."""
+    """Integer counts on a wire, ``smallest .. largest``; the ANN's value is ``count * step / divisor``."""
 
     wire: str
     step: float
@@ -31,6 +31,7 @@ class Counts:
     largest: int
     channels: int
     padding: Padding = (0, 0, 0, 0)
+    divisor: int = 1
 
     @property
     def magnitude(self) -> int:
@@ -40,7 +41,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Term:
-    """One branch of an unquantized sum: ``scale * synapse(wire) + offset``.
+    """One branch of an unquantized sum: ``scale * synapse(wire) / divisor + offset``.
 
     ``path`` is the ANN layer it comes from, for messages.
     """
@@ -51,10 +52,11 @@ class Term:
     offset: Tensor
     largest: int
     path: str
+    divisor: int = 1
 
     def branch(self) -> Branch:
         """The branch of a spiking layer."""
-        return Branch(self.synapse, self.scale, self.offset)
+        return Branch(self.synapse, self.scale, self.offset, self.divisor)
 
 
 @dataclass(frozen=True)
@@ -88,4 +90,5 @@ def as_sum(value: Counts, path: str) -> Sum:
     """Counts as an unquantized sum of one identity branch."""
     ones = torch.ones(value.channels, dtype=torch.float64)
     synapse = IdentitySynapse(torch.ones(value.channels, 1, dtype=torch.int8))
-    return Sum((Term(value.wire, synapse, ones * value.step, torch.zeros_like(ones), value.magnitude, path),))
+    zeros = torch.zeros_like(ones)
+    return Sum((Term(value.wire, synapse, ones * value.step, zeros, value.magnitude, path, value.divisor),))

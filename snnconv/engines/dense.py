@@ -7,17 +7,17 @@ rides on the convolution's bias. Everything else falls back to the layers' own a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from snnconv.engines.affine import apply_affine, fit_affine
+from snnconv.snn.exact import exact_arithmetic, exact_dtype
 from snnconv.snn.layers import Encoder, MaxPool2d, Readout, SpikingLayer, channelwise
 from snnconv.snn.network import INPUT, SpikingNetwork, Tap
 from snnconv.snn.neurons import ladder_step
-from snnconv.snn.synapses import IdentitySynapse, exact_dtype
+from snnconv.snn.synapses import IdentitySynapse
 
 Step = Callable[..., Tensor]
 
@@ -41,7 +41,7 @@ class DenseEngine:
     def run(self, x: Tensor, taps: tuple[Tap, ...] = ()) -> Tensor:
         """Logits, float64 (N, classes), of preprocessed images; taps as in ``SpikingNetwork.forward``."""
         wires = {INPUT: x.to(self.device).contiguous(memory_format=torch.channels_last)}
-        with _exact_convolutions(self.device):
+        with exact_arithmetic(self.device):
             for name, step in self._steps.items():
                 sent = step(*(wires[wire] for wire in self.network.nodes[name].inputs))
                 for tap in taps if name != self._last else ():
@@ -70,12 +70,11 @@ def _spiking(layer: SpikingLayer) -> Step:
     synapse = layer.branches[0].synapse
     sign, thresholds, grid = layer.multipliers[0], layer.neuron.thresholds, layer.grid
     dtype = exact_dtype(layer.reach)
-    weight = synapse.weight * sign.to(torch.int8).reshape(-1, *[1] * (synapse.weight.ndim - 1))
-    reach = weight.abs().flatten(1).sum(1, dtype=torch.int64) * layer.largest[0]
-    weight = weight.to(dtype)
+    weight = synapse.weight.to(dtype) * sign.to(dtype).reshape(-1, *[1] * (synapse.weight.ndim - 1))
+    reach = synapse.reaches(layer.largest[0]) * sign.abs()
     if weight.ndim == 4:
         weight = weight.contiguous(memory_format=torch.channels_last)
-    slope = layer.branches[0].scale.abs() / grid.step
+    slope = layer.branches[0].scale.abs() / (layer.branches[0].divisor * grid.step)
     affine = fit_affine(thresholds.cpu(), grid.negative, slope.cpu(), reach.cpu()) if dtype == torch.float32 else None
     if affine is None:
         return lambda counts: ladder_step(synapse.connect(counts.to(dtype), weight), thresholds, grid.negative).float()
@@ -86,17 +85,3 @@ def _spiking(layer: SpikingLayer) -> Step:
         return apply_affine(potential, channelwise(factor, potential), grid.negative, grid.positive)
 
     return run
-
-
-@contextmanager
-def _exact_convolutions(device: torch.device) -> Iterator[None]:
-    """Keep CUDA to algorithms that add integers exactly: no TF32, no Winograd (hence no cuDNN)."""
-    if device.type != "cuda":
-        yield
-        return
-    with torch.backends.cudnn.flags(enabled=False, allow_tf32=False):
-        before, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, False
-        try:
-            yield
-        finally:
-            torch.backends.cuda.matmul.allow_tf32 = before

@@ -50,6 +50,7 @@ class _Branch(Settings, frozen=True):
     settings: dict[str, Any]
     weight: Literal["ternary", "int8", "float"]
     weight_shape: tuple[int, ...]
+    divisor: int = 1
 
 
 class _Stage(Settings, frozen=True):
@@ -143,8 +144,17 @@ def load(path: Path) -> SpikingNetwork:
     try:
         network = _build(msgspec.json.decode(text, type=_Network), tensors)
         _check_shapes(network)
-    except (msgspec.DecodeError, SnnconvError, RuntimeError, IndexError, TypeError) as error:
-        raise FormatError(f"{path} is damaged: {error}") from error
+    except (
+        msgspec.DecodeError,
+        SnnconvError,
+        ArithmeticError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FormatError(f"{path} is damaged: {reason}") from error
     return network
 
 
@@ -194,7 +204,13 @@ def _describe_branch(name: str, branch: Branch, tensors: dict[str, Tensor]) -> _
     tensors[f"{name}.scale"] = branch.scale.cpu()
     tensors[f"{name}.offset"] = branch.offset.cpu()
     kind: Any = synapse_kind(synapse)
-    return _Branch(synapse=kind, settings=synapse.settings, weight=packing, weight_shape=tuple(weight.shape))
+    return _Branch(
+        synapse=kind,
+        settings=synapse.settings,
+        weight=packing,
+        weight_shape=tuple(weight.shape),
+        divisor=branch.divisor,
+    )
 
 
 def _describe_grid(grid: Grid) -> _Grid:
@@ -213,6 +229,8 @@ def _build(header: _Network, tensors: dict[str, Tensor]) -> SpikingNetwork:
     largest: dict[str, int] = {}
     unused = set(tensors)
     for entry in header.layers:
+        if entry.name in layers:
+            raise FormatError(f"two layers are called {entry.name}")
         for wire in entry.inputs:
             if wire != "input" and wire not in largest:
                 raise FormatError(f"layer {entry.name} reads wire {wire}, which no layer before it sends")
@@ -275,7 +293,9 @@ def _build_branch(name: str, entry: _Branch, tensors: dict[str, Tensor], unused:
         raise FormatError(f"tensor {name}.weight is {got}, not {entry.weight} {list(entry.weight_shape)}")
     if scale.dtype != torch.float64 or offset.dtype != torch.float64:
         raise FormatError(f"scale and offset of {name} must be float64")
-    return Branch(SYNAPSES[entry.synapse](weight, **entry.settings), scale, offset)
+    if entry.divisor < 1:
+        raise FormatError(f"the divisor of {name} is {entry.divisor}, not 1 or more")
+    return Branch(SYNAPSES[entry.synapse](weight, **entry.settings), scale, offset, entry.divisor)
 
 
 def _build_grid(entry: _Grid) -> Grid:
@@ -286,15 +306,15 @@ def _build_grid(entry: _Grid) -> Grid:
 def _check_shapes(network: SpikingNetwork) -> None:
     """Send one blank image through and compare every wire with what the header says."""
 
-    def check(name: str, counts: Tensor) -> Tensor:
-        if tuple(counts.shape[1:]) != network.nodes[name].shape:
-            raise FormatError(
-                f"layer {name} gives {list(counts.shape[1:])}, its header says {list(network.nodes[name].shape)}"
-            )
-        return counts
+    def check(name: str, sent: Tensor) -> Tensor:
+        expected = network.nodes[name].shape
+        if tuple(sent.shape[1:]) != expected:
+            raise FormatError(f"layer {name} gives {list(sent.shape[1:])}, its header says {list(expected)}")
+        return sent
 
     with torch.no_grad():
-        network(torch.zeros(1, *network.header.shape), [check])
+        logits = network(torch.zeros(1, *network.header.shape), [check])
+    check(next(reversed(network.nodes)), logits)
 
 
 def _word(value: float) -> Number:

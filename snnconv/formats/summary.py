@@ -24,7 +24,12 @@ def summarise(network: SpikingNetwork) -> dict[str, Any]:
 
 def _row(network: SpikingNetwork, name: str, layer: nn.Module) -> dict[str, Any]:
     node = network.nodes[name]
-    row: dict[str, Any] = {"name": name, "type": type(layer).__name__, "inputs": list(node.inputs), "shape": list(node.shape)}
+    row: dict[str, Any] = {
+        "name": name,
+        "type": type(layer).__name__,
+        "inputs": list(node.inputs),
+        "shape": list(node.shape),
+    }
     if isinstance(layer, Encoder | SpikingLayer | Readout):
         weights = [branch.synapse.weight for branch in layer.branches]
         row["parameters"] = sum(weight.numel() for weight in weights)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 from snnconv.errors import RunError
 from snnconv.reporting.rows import Result, configuration_order, result_from
@@ -21,12 +23,9 @@ def collect(runs_dir: Path, names: tuple[str, ...] = ()) -> tuple[list[Result], 
             the newest run of each configuration, or the shipped results where there is none.
 
     Raises:
-        RunError: a run without results, or runs of different networks or data sets.
+        RunError: a run without results, or runs that do not belong into one figure.
     """
-    if names:
-        chosen = [_named(runs_dir, name) for name in names]
-    else:
-        chosen = _newest(list_runs(runs_dir))
+    chosen = [_named(runs_dir, name) for name in names] if names else _newest(list_runs(runs_dir))
     if chosen:
         return _results(chosen), "runs " + ", ".join(run.name for run in chosen)
     with as_file(files("snnconv.shipped")) as folder:
@@ -35,7 +34,7 @@ def collect(runs_dir: Path, names: tuple[str, ...] = ()) -> tuple[list[Result], 
 
 
 def _newest(runs: list[Run]) -> list[Run]:
-    with_results = [run for run in runs if run.results(RESULTS)]
+    with_results = [run for run in runs if _simulations(run)]
     chosen: dict[str, Run] = {}
     for run in with_results:
         if _group(run) == _group(with_results[0]):
@@ -46,16 +45,25 @@ def _newest(runs: list[Run]) -> list[Run]:
 def _named(runs_dir: Path, name: str) -> Run:
     run = find_run(runs_dir, name, "config.json")
     assert run is not None
-    if not run.results(RESULTS):
-        raise RunError(f"run {run.name} has no simulation results to draw: run `snnconv simulate --run {run.name}` first")
+    if not _simulations(run):
+        raise RunError(f"run {run.name} has no simulation results: run `snnconv simulate --run {run.name}` first")
     return run
+
+
+def _simulations(run: Run) -> list[Mapping[str, Any]]:
+    """A run's simulations on its own data set."""
+    return [result for result in run.results(RESULTS) if result.get("dataset") == run.recipe.dataset]
 
 
 def _results(runs: list[Run]) -> list[Result]:
     groups = sorted({_group(run) for run in runs})
     if len(groups) > 1:
         raise RunError(f"one figure compares runs of one network and data set, not of {' and '.join(groups)}")
-    results = [result_from(_group(run), run.recipe.quantization, [dict(r) for r in run.results(RESULTS)]) for run in runs]
+    for number, run in enumerate(runs):
+        twin = next((other for other in runs[:number] if other.recipe.quantization == run.recipe.quantization), None)
+        if twin is not None:
+            raise RunError(f"one figure shows one run of a configuration; {twin.name} and {run.name} are of the same")
+    results = [result_from(_group(run), run.recipe.quantization, _simulations(run)) for run in runs]
     return sorted(results, key=lambda result: configuration_order(result.configuration))
 
 

@@ -44,6 +44,8 @@ def noise_name(ratio: float, layers: Sequence[str] = ()) -> str:
     return f"noise {ratio:g} on {where}"
 
 
-def levels_name(levels: Sequence[int]) -> str:
-    """``4``, or ``2 to 8`` where layers differ."""
+def levels_name(levels: int | Sequence[int]) -> str:
+    """``4``, or ``2 to 8`` where layers differ; one number stands for all layers."""
+    if isinstance(levels, int):
+        return str(levels)
     return str(min(levels)) if len(set(levels)) == 1 else f"{min(levels)} to {max(levels)}"

@@ -18,7 +18,9 @@ RULED = Box("    \n    \n -- \n    \n -- \n -- \n    \n    \n", ascii=True)
 """A line under the head and between sections, nothing else."""
 
 
-def new_table(texts: Sequence[str], numbers: Sequence[str], remarks: Sequence[str] = (), whole: int = 0) -> Table:
+def new_table(
+    texts: Sequence[str], numbers: Sequence[str], remarks: Sequence[str] = (), whole: Sequence[str] = ()
+) -> Table:
     """An empty table: text columns, then numbers to the right, then text again.
 
     Text is folded where the table would be wider than the page; numbers only if that does not do.
@@ -27,11 +29,11 @@ def new_table(texts: Sequence[str], numbers: Sequence[str], remarks: Sequence[st
         texts: Headings of the first columns; "|" starts a new line.
         numbers: Headings of the columns of numbers.
         remarks: Headings of the last columns.
-        whole: So many of the first columns are not folded either.
+        whole: Headings of text columns that are not folded either.
     """
     table = Table(box=RULED, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="")
-    for index, heading in enumerate(texts):
-        table.add_column(_heading(heading), no_wrap=index < whole, overflow="fold")
+    for heading in texts:
+        table.add_column(_heading(heading), no_wrap=heading in whole, overflow="fold")
     for heading in numbers:
         table.add_column(_heading(heading), justify="right", no_wrap=True, overflow="fold")
     for heading in remarks:

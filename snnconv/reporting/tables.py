@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from snnconv.reporting.labels import noise_name, percent, plural
+from snnconv.reporting.labels import MILLION, noise_name, percent, plural
 from snnconv.reporting.layout import NOTHING, add, new_table, render
 from snnconv.reporting.summaries import simulation_summary, verification_summary
 
@@ -32,22 +32,22 @@ def simulation_table(simulation: Row) -> Table:
     Args:
         simulation: ``Simulation.to_dict()``.
     """
-    table = new_table(
-        ["layer", "kind"], ["units", "L", "spikes", "rate|%", "SOPs|synops", "SOPs|fanout", "MACs of|the ANN"]
-    )
+    headings = ["units", "L", "spikes", "rate|%", "SOPs|synops", "SOPs|fanout", "MACs of|the ANN"]
+    table = new_table(["layer", "kind"], headings, whole=["kind"])
     layers: Sequence[Row] = simulation["layers"]
     firing = [layer for layer in layers if layer["kind"] != "readout"]
     spiking = [layer for layer in firing if layer["kind"] == "spiking"]
+    digits = 1 if simulation["spikes_per_image"] < MILLION else 0
     for layer in firing:
-        _add_layer(table, layer, end_section=layer is firing[-1])
+        _add_layer(table, layer, digits, end_section=layer is firing[-1])
     if spiking:
-        _add_total(table, "total", "spiking", spiking)
+        _add_total(table, "spiking", spiking, digits)
     if len(spiking) < len(firing):
-        _add_total(table, "total", "+ encoder", firing)
+        _add_total(table, "+ encoder", firing, digits)
     table.add_section()
     for layer in layers:
         if layer["kind"] == "readout":
-            _add_layer(table, layer)
+            _add_layer(table, layer, digits)
     return table
 
 
@@ -76,7 +76,9 @@ def recipes_table(rows: Iterable[Row]) -> Table:
     Args:
         rows: Recipes as ``config.to_mapping`` has them, with ``measured`` [%] or None.
     """
-    table = new_table(["recipe", "data", "network", "quant."], ["epochs", "published|%", "measured|%"], ["source"], 1)
+    table = new_table(
+        ["recipe", "data", "network", "quant."], ["epochs", "published|%", "measured|%"], ["source"], ["recipe"]
+    )
     for row in rows:
         published: Row = row.get("published") or {}
         accuracies = (_number(published.get("accuracy")), _number(row.get("measured")))
@@ -91,7 +93,7 @@ def runs_table(rows: Iterable[Row]) -> Table:
     Args:
         rows: name, recipe, state, epochs_done, epochs, accuracy (a share of 1, or None) and created (ISO 8601).
     """
-    table = new_table(["run", "recipe", "state"], ["epochs|done", "of", "accuracy|%"], ["created (UTC)"], 1)
+    table = new_table(["run", "recipe", "state"], ["epochs|done", "of", "accuracy|%"], ["created (UTC)"], ["run"])
     for row in rows:
         accuracy = None if row["accuracy"] is None else percent(row["accuracy"])
         created = str(row["created"])[:16].replace("T", " ")
@@ -133,7 +135,7 @@ def demo_table(report: Row) -> Table:
         report: ``demo.run_demo``.
     """
     training = report["training"]
-    table = new_table(["step"], [], ["result"], 1)
+    table = new_table(["step"], [], ["result"], ["step"])
     accuracy = f"{percent(training['test_accuracy'])} % of {plural(training['test_images'], 'test image')}"
     spent = f"best epoch {training['best_epoch']} of {training['epochs']}, {training['seconds']:.0f} s"
     add(table, "train", f"{report['run']}: {accuracy}, {spent}")
@@ -147,18 +149,19 @@ def demo_table(report: Row) -> Table:
     return table
 
 
-def _add_layer(table: Table, layer: Row, end_section: bool = False) -> None:
-    fires = layer["kind"] != "readout"
-    sent = (layer["levels"], f"{layer['spikes']:,.1f}", percent(layer["rate"], 1)) if fires else (None, None, None)
+def _add_layer(table: Table, layer: Row, digits: int, end_section: bool = False) -> None:
+    """A layer's row; the readout sends no spikes and has no levels."""
+    spikes, rate = f"{layer['spikes']:,.{digits}f}", percent(layer["rate"], 1)
+    sent = (layer["levels"], spikes, rate) if layer["kind"] != "readout" else (None, None, None)
     sops = (f"{layer['sops'][name]:,.0f}" for name in ("synops", "fanout"))
     add(table, layer["name"], layer["kind"], layer["units"], *sent, *sops, layer["macs"], end_section=end_section)
 
 
-def _add_total(table: Table, name: str, kind: str, layers: Sequence[Row]) -> None:
+def _add_total(table: Table, kind: str, layers: Sequence[Row], digits: int) -> None:
     units, spikes, macs = (sum(layer[key] for layer in layers) for key in ("units", "spikes", "macs"))
     rate = spikes / sum(layer["units"] * layer["levels"] for layer in layers)
     sops = (f"{sum(layer['sops'][key] for layer in layers):,.0f}" for key in ("synops", "fanout"))
-    add(table, name, kind, units, "", f"{spikes:,.1f}", percent(rate, 1), *sops, macs)
+    add(table, "total", kind, units, "", f"{spikes:,.{digits}f}", percent(rate, 1), *sops, macs)
 
 
 def _remark(layer: Row) -> str:

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from snnconv.snn.exact import exact_arithmetic
 from snnconv.snn.layers import Branch, Encoder, Readout, SpikingLayer
 from snnconv.snn.network import SpikingNetwork
 
@@ -103,12 +104,13 @@ class Counter:
     def tap(self, name: str, counts: Tensor) -> Tensor:
         """Add a batch of counts (N, ...); returns them as they are."""
         signed, graded = self._signed.get(name, True), self._graded.get(name, True)
-        spikes = _sum(counts.abs() if signed else counts)
-        events = spikes if not graded else _sum(counts.ne(0) if signed else counts.clamp(max=1))
+        dtype = torch.float32 if name in self._signed else torch.float64
+        spikes = _sum(counts.abs() if signed else counts, dtype)
+        events = spikes if not graded else _sum(counts.ne(0) if signed else counts.clamp(max=1), dtype)
         self._spikes[name] = self._spikes.get(name, 0) + spikes
         self._events[name] = self._events.get(name, 0) + events
         if signed:
-            self._positive[name] = self._positive.get(name, 0) + int(_sum(counts.clamp(min=0)).sum())
+            self._positive[name] = self._positive.get(name, 0) + int(_sum(counts.clamp(min=0), dtype).sum())
         return counts
 
     def layers(self) -> list[LayerCounts]:
@@ -137,7 +139,8 @@ class Counter:
         positive = self._positive.get(name, spikes)
         events = int(self._events[name].sum()) if name in self._events else 0
         units = torch.Size(node.shape).numel()
-        macs = sum(_macs(branch, node.shape) for branch in layer.branches)
+        macs = _encoder_macs(layer, self.network.header.shape) if isinstance(layer, Encoder) else 0
+        macs += sum(_macs(branch, node.shape) for branch in layer.branches if kind != "encoder")
         return LayerCounts(name, kind, units, levels, positive, spikes - positive, events, sops, macs)
 
 
@@ -159,15 +162,28 @@ def _macs(branch: Branch, shape: tuple[int, ...]) -> int:
     return branch.synapse.out_channels * positions * branch.synapse.fan_in
 
 
-def _sum(counts: Tensor) -> Tensor:
+def _encoder_macs(encoder: Encoder, shape: tuple[int, ...]) -> int:
+    """MACs of each of the encoder's stages, at the shape it works on."""
+    macs = 0
+    for stage in encoder.stages:
+        if stage.branch is not None:
+            shape = stage.branch.synapse.out_shape(shape)
+            macs += _macs(stage.branch, shape)
+        elif stage.flatten:
+            shape = (torch.Size(shape).numel(),)
+    return macs
+
+
+def _sum(counts: Tensor, dtype: torch.dtype) -> Tensor:
     """Sum over the batch, int64 on the CPU.
 
     A product with ones reads the counts once, in the order they lie in memory. float32 adds integers
-    exactly below 2^24, far above a batch times the largest count.
+    exactly below 2^24, more than any batch of units can reach; sums of a pool take float64.
     """
     last = counts.ndim == 4 and counts.is_contiguous(memory_format=torch.channels_last)
     rows = counts.permute(0, 2, 3, 1) if last else counts
-    flat = rows.reshape(len(rows), -1).float()
-    ones = torch.ones(len(flat), device=flat.device)
-    total = torch.mv(flat.T, ones).to("cpu", torch.int64).reshape(rows.shape[1:])
+    flat = rows.reshape(len(rows), -1).to(dtype)
+    with exact_arithmetic(flat.device):
+        total = torch.mv(flat.T, torch.ones(len(flat), dtype=dtype, device=flat.device))
+    total = total.to("cpu", torch.int64).reshape(rows.shape[1:])
     return total.permute(2, 0, 1) if last else total

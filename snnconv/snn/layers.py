@@ -15,26 +15,29 @@ from torch.nn import functional
 
 from snnconv.errors import ConversionError
 from snnconv.grids import Grid
+from snnconv.snn.exact import exact_arithmetic, exact_dtype
 from snnconv.snn.neurons import LadderNeuron
-from snnconv.snn.synapses import Conv2dSynapse, LinearSynapse, Padding, Pair, Synapse, exact_dtype
+from snnconv.snn.synapses import Conv2dSynapse, LinearSynapse, Padding, Pair, Synapse
 from snnconv.snn.thresholds import derive_ladder
 
 
 class Branch(nn.Module):
-    """One synapse of a unit with its per-channel scale and offset: ``scale * synapse(counts) + offset``.
+    """One synapse of a unit with its scale and offset: ``scale * synapse(counts) / divisor + offset``.
 
     Args:
         synapse: The linear map.
-        scale: float64 (C,): batch norm, weight scale, incoming step and average-pool divisor in one number.
+        scale: float64 (C,): batch norm, weight scale and incoming step in one number.
         offset: float64 (C,): batch norm and bias.
+        divisor: Window of the average pools in front; kept apart because 1/9 is no binary fraction.
     """
 
     scale: Tensor
     offset: Tensor
 
-    def __init__(self, synapse: Synapse, scale: Tensor, offset: Tensor) -> None:
+    def __init__(self, synapse: Synapse, scale: Tensor, offset: Tensor, divisor: int = 1) -> None:
         super().__init__()
         self.synapse = synapse
+        self.divisor = divisor
         self.register_buffer("scale", scale.to(torch.float64))
         self.register_buffer("offset", offset.to(torch.float64))
         if not self.scale.shape == self.offset.shape == (synapse.out_channels,):
@@ -42,11 +45,13 @@ class Branch(nn.Module):
                 f"scale {tuple(self.scale.shape)} and offset {tuple(self.offset.shape)} must have one entry "
                 f"for each of the {synapse.out_channels} channels"
             )
+        if not (torch.isfinite(self.scale).all() and torch.isfinite(self.offset).all()):
+            raise ConversionError("a folded scale or offset is not finite: the batch norm's statistics are damaged")
 
     def forward(self, x: Tensor) -> Tensor:
         """Value of the branch in float64, x being analog values or counts."""
         potential = self.synapse.potential(x.double())
-        return channelwise(self.scale, potential) * potential + channelwise(self.offset, potential)
+        return channelwise(self.scale, potential) * potential / self.divisor + channelwise(self.offset, potential)
 
 
 def channelwise(values: Tensor, like: Tensor) -> Tensor:
@@ -83,8 +88,8 @@ class SpikingLayer(nn.Module):
         self.grid = grid
         self.largest = tuple(largest)
         self.reaches = [b.synapse.reach(n) for b, n in zip(branches, largest, strict=True)]
-        scales = torch.stack([branch.scale for branch in branches])
-        ladder = derive_ladder(scales, torch.stack([branch.offset for branch in branches]).sum(0), self.reaches, grid)
+        scales, offsets = (torch.stack([getattr(b, name) for b in branches]) for name in ("scale", "offset"))
+        ladder = derive_ladder(scales, offsets.sum(0), self.reaches, grid, [b.divisor for b in branches])
         self.register_buffer("multipliers", ladder.multipliers, persistent=False)
         self.register_buffer("constant", ladder.constant, persistent=False)
         self.register_buffer("error", ladder.error, persistent=False)
@@ -97,10 +102,11 @@ class SpikingLayer(nn.Module):
         Returns:
             float32 where its 24 bits hold every reachable sum, int64 for several branches, else float64.
         """
-        parts = [
-            branch.synapse.potential(x.to(exact_dtype(reach)))
-            for branch, x, reach in zip(self.branches, counts, self.reaches, strict=True)
-        ]
+        with exact_arithmetic(counts[0].device):
+            parts = [
+                branch.synapse.potential(x.to(exact_dtype(reach)))
+                for branch, x, reach in zip(self.branches, counts, self.reaches, strict=True)
+            ]
         if len(parts) == 1:
             return parts[0] * channelwise(self.multipliers[0], parts[0]).to(parts[0].dtype)
         total = channelwise(self.constant, parts[0])

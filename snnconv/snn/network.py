@@ -78,12 +78,16 @@ class SpikingNetwork(nn.Module):
     def __init__(self, layers: dict[str, nn.Module], nodes: dict[str, Node], header: Header) -> None:
         super().__init__()
         sent = {INPUT}
-        for name in layers:
+        for name, layer in layers.items():
+            if name == INPUT:
+                raise ConversionError(f"no layer can be called {INPUT!r}: that is the wire of the analog input")
+            if isinstance(layer, Readout) and name != next(reversed(layers)):
+                raise ConversionError(f"readout {name} stands before the last layer")
             for wire in nodes[name].inputs:
                 if wire not in sent:
                     raise ConversionError(f"layer {name} reads wire {wire}, which no layer before it sends")
             sent.add(name)
-        if not layers or not isinstance(layers[list(layers)[-1]], Readout):
+        if not layers or not isinstance(layers[next(reversed(layers))], Readout):
             raise ConversionError("a spiking network must end in a readout")
         self.layers = nn.ModuleDict(layers)
         self.nodes = dict(nodes)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 from spikingjelly.activation_based import base
 from torch import Tensor
-import torch
 
 
 def ladder_step(potential: Tensor, thresholds: Tensor, negative: int) -> Tensor:
@@ -43,8 +43,11 @@ class LadderNeuron(base.MemoryModule):  # type: ignore[misc]
         self.register_buffer("thresholds", thresholds, persistent=False)
         self.negative = negative
 
-    def single_step_forward(self, potential: Tensor) -> Tensor:
-        return ladder_step(potential, self.thresholds, self.negative)
+    def single_step_functional_forward(
+        self, inputs: tuple[Tensor, ...], states: tuple[object, ...], **kwargs: object
+    ) -> tuple[tuple[Tensor, ...], tuple[object, ...]]:
+        """One step: potentials in, counts out, no state."""
+        return (ladder_step(inputs[0], self.thresholds, self.negative),), states
 
     def extra_repr(self) -> str:
         return f"levels={len(self.thresholds)}, negative={self.negative}"

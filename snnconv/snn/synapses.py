@@ -1,8 +1,7 @@
 """Synapses: the linear maps from incoming counts to potentials, with their true fan-out.
 
 A synapse holds its weight either as integer codes (int8) or, in the encoder and the readout, as
-trained floats. It computes in the dtype of its input; ``exact_dtype`` says which one keeps integer
-sums exact. Padding is (left, right, top, bottom) everywhere.
+trained floats. It computes in the dtype of its input (see ``exact``). Padding is (left, right, top, bottom) everywhere.
 """
 
 from __future__ import annotations
@@ -16,15 +15,6 @@ from torch.nn import functional
 
 Padding = tuple[int, int, int, int]
 Pair = tuple[int, int]
-
-
-def exact_dtype(reach: int) -> torch.dtype:
-    """Narrowest float in which integers up to ``reach`` in magnitude add up exactly in any order."""
-    if reach < 2**24:
-        return torch.float32
-    if reach < 2**53:
-        return torch.float64
-    raise OverflowError(f"potentials up to {reach} do not fit into 53 bits")
 
 
 class Synapse(nn.Module, ABC):
@@ -72,7 +62,11 @@ class Synapse(nn.Module, ABC):
 
         max over output channels of sum |w| * largest
         """
-        return int(self.weight.abs().to(torch.int64).flatten(1).sum(1).max()) * largest
+        return int(self.reaches(largest).max())
+
+    def reaches(self, largest: int) -> Tensor:
+        """The same for each output channel, int64 (C_out,)."""
+        return self.weight.to(torch.int64).abs().flatten(1).sum(1) * largest
 
     def fan_out(self, shape: tuple[int, ...], zeros: bool = False) -> Tensor:
         """Number of targets of each input position: border, stride, dilation and groups respected.

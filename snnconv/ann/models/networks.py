@@ -65,6 +65,6 @@ def build_network(name: str, image: Image, classes: int, quantization: Quantizat
     """
     if name not in NETWORKS:
         raise ConfigError(f"unknown network {name!r}; known are {', '.join(sorted(NETWORKS))}")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         return NETWORKS[name](image, classes, quantization)

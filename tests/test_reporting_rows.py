@@ -1,0 +1,118 @@
+"""Results of a configuration, made from what ``Simulation.to_dict`` really gives."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from snnconv.errors import ConfigError, FormatError, RunError
+from snnconv.reporting.rows import NEEDED, Result, configuration_order, group_of, result_from, without_noise
+from snnconv.snn.counting import CONVENTIONS, LayerCounts
+from snnconv.snn.simulation import Simulation
+
+LENET = (12_544, 9_216, 2_304, 2_048, 512, 256)
+"""Units a layer of the k/B LeNet; 26,880 together."""
+
+
+def simulated(
+    units: Sequence[int] = LENET,
+    levels: int = 4,
+    correct: int = 493,
+    images: int = 500,
+    noise_ratio: float = 0.0,
+    noise_layers: tuple[str, ...] = ("conv1_act",),
+    trials: int = 1,
+) -> dict[str, Any]:
+    """Numbers that are whole for one image: layer i of u units sends u // (i + 2) spikes a level, 100 targets each."""
+    shown = images * trials
+    layers = []
+    for i, count in enumerate(units):
+        spikes, fan_out = shown * levels * (count // (i + 2)), 0 if i == 0 else 100
+        sops = {name: spikes * fan_out * (1 + j) for j, name in enumerate(CONVENTIONS)}
+        kind = "encoder" if i == 0 else "spiking"
+        layers.append(LayerCounts(f"conv{i + 1}_act", kind, count, levels, spikes, 0, spikes, sops, 250 * count))
+    idle = dict.fromkeys(CONVENTIONS, 2560 * shown)
+    layers.append(LayerCounts("fc", "readout", 10, 1, 0, 0, 0, idle, 2560))
+    simulation = Simulation(
+        images, trials, noise_ratio, noise_layers, [levels] * len(units), 1, "dense", 0, [correct] * trials, layers
+    )
+    return simulation.to_dict()
+
+
+def result(configuration: str = "k1B2", levels: int = 4, correct: int = 493, units: Sequence[int] = LENET) -> Result:
+    """Without noise and with two ratios."""
+    clean = simulated(units, levels, correct)
+    noisy = [simulated(units, levels, correct - n, noise_ratio=n / 10, trials=3) for n in (1, 2)]
+    return result_from("lenet-mnist", configuration, [noisy[1], clean, noisy[0]])
+
+
+def test_a_simulation_has_what_reports_need() -> None:
+    assert set(NEEDED) <= set(simulated())
+
+
+def test_configurations_are_ordered_by_levels_then_name() -> None:
+    names = ["k1B4", "k1B2", "k0B4", "fp32", "k1B1", "k0B2", "k0B1"]
+    assert sorted(names, key=configuration_order) == ["fp32", "k0B1", "k0B2", "k1B1", "k0B4", "k1B2", "k1B4"]
+    with pytest.raises(ConfigError, match="unknown quantization 'ternary'"):
+        configuration_order("ternary")
+
+
+@pytest.mark.parametrize("name", ["lenet-mnist-k1B2", "lenet-mnist-k1B2-3", "lenet-mnist-k1B2-published-2"])
+def test_the_group_stands_before_the_configuration(name: str) -> None:
+    assert group_of(name, "k1B2") == "lenet-mnist"
+
+
+def test_simulations_are_sorted_by_noise() -> None:
+    made = result()
+    assert made.clean is not None
+    assert [s["noise_ratio"] for s in made.simulations] == [0.0, 0.1, 0.2]
+    assert [s["noise_ratio"] for s in made.noisy] == [0.1, 0.2]
+
+
+def test_of_several_the_one_of_most_images_counts_and_the_last_of_these() -> None:
+    few, many, later = simulated(images=500), simulated(images=10_000), simulated(images=10_000, correct=9_000)
+    assert result_from("g", "k1B2", [many, few]).clean is many
+    assert result_from("g", "k1B2", [many, later, few]).clean is later
+
+
+def test_noise_on_other_layers_is_kept_apart_but_no_noise_is_not() -> None:
+    everywhere = ("conv1_act", "conv2_act")
+    kinds = [simulated(noise_ratio=r, noise_layers=n) for r in (0.1, 0.0) for n in (everywhere, ("conv1_act",))]
+    made = result_from("g", "k1B2", kinds)
+    assert [s["noise_layers"] for s in made.noisy] == [["conv1_act"], list(everywhere)]
+    assert made.clean is kinds[3]
+
+
+def test_a_foreign_result_is_refused() -> None:
+    foreign = simulated()
+    del foreign["layers"], foreign["neurons"]
+    with pytest.raises(FormatError, match=r"^a simulation result of lenet-mnist-k1B2 has no layers, neurons: run .*$"):
+        result_from("lenet-mnist", "k1B2", [foreign])
+
+
+def test_without_noise_says_what_to_do() -> None:
+    nothing = result_from("lenet-mnist", "k1B2", [])
+    with pytest.raises(RunError, match=r"^lenet-mnist has no simulation results: run `snnconv simulate` first$"):
+        without_noise([nothing])
+    with pytest.raises(RunError, match="has no noise-free simulation results"):
+        without_noise([replace(result(), clean=None)])
+    assert [name for name, _ in without_noise([result(), nothing, result("k0B1", 1)])] == ["k0B1", "k1B2"]
+
+
+def test_reporting_imports_neither_torch_nor_pyplot() -> None:
+    code = (
+        "import sys, snnconv.reporting.figures, snnconv.reporting.tables\n"
+        "print([m for m in ('torch', 'matplotlib.pyplot') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_tables_do_not_import_matplotlib() -> None:
+    code = "import sys, snnconv.reporting.tables\nassert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
