@@ -197,6 +197,26 @@ def info(run: str | None, runs_dir: Path, as_json: bool) -> None:
         click.echo(_tree(described))
 
 
+@main.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--network", default="lenet", show_default=True, help="Network the checkpoint is of.")
+@click.option("--data", default="mnist", show_default=True, type=click.Choice(["mnist", "cifar10", "cifar100"]))
+@click.option("--k", type=int, required=True, help="Fractional bits of its activations.")
+@click.option("--B", "bound", type=int, required=True, help="Upper bound of its activations.")
+@_options(_runs_dir, _json, _quiet)
+def import_checkpoint(
+    file: Path, network: str, data: str, k: int, bound: int, runs_dir: Path, as_json: bool, quiet: bool
+) -> None:
+    """Make a run of a checkpoint FILE (.npz) published with the k/B networks."""
+    from snnconv.pipeline import import_run
+
+    run = import_run(file, network, data, f"k{k}B{bound}", runs_dir)
+    if as_json:
+        _print_json({"run": run.name, "file": str(run.file(runs.ANN))})
+    else:
+        click.echo(f"wrote {run.path}; `snnconv verify` and `snnconv simulate` take it from here")
+
+
 @main.command()
 @_options(_run, _runs_dir, _data_dir, _json, _quiet)
 def convert(run: str | None, runs_dir: Path, data_dir: Path | None, as_json: bool, quiet: bool) -> None:

@@ -33,14 +33,16 @@ class Quantization:
         name: ``fp32`` or ``k<k>B<B>``, such as ``k1B2``.
         k: Fractional bits of the activations; None in full precision.
         B: Upper bound of the activations; None in full precision.
+        tie: Added before the activations are rounded (1e-5 in the source's own checkpoints).
     """
 
     name: str
     k: int | None = None
     B: int | None = None
+    tie: float = 0.0
 
     @classmethod
-    def parse(cls, name: str) -> Quantization:
+    def parse(cls, name: str, tie: float = 0.0) -> Quantization:
         """Read a quantization's name.
 
         Raises:
@@ -52,8 +54,8 @@ class Quantization:
         if not match:
             raise ConfigError(f"unknown quantization {name!r}: expected fp32 or k<bits>B<bound>, such as k1B2")
         k, B = int(match[1]), int(match[2])
-        k_b_grid(k, B)
-        return cls(name, k, B)
+        k_b_grid(k, B, tie)
+        return cls(name, k, B, tie)
 
 
 class Preprocessing(Settings, frozen=True):
@@ -155,12 +157,16 @@ class Published(Settings, frozen=True):
 
 
 class Recipe(Settings, frozen=True):
-    """Everything that makes a trained network, but for the seed."""
+    """Everything that makes a trained network, but for the seed.
+
+    ``tie`` is the rounding constant of the activations, see ``Quantization``.
+    """
 
     name: str
     network: str
     dataset: str
     quantization: str
+    tie: float = 0.0
     description: str = ""
     published: Published | None = None
     preprocessing: Preprocessing = Preprocessing()
@@ -168,7 +174,7 @@ class Recipe(Settings, frozen=True):
     training: Training = Training()
 
     def __post_init__(self) -> None:
-        Quantization.parse(self.quantization)
+        Quantization.parse(self.quantization, self.tie)
         if self.augmentation.crop is not None and self.preprocessing.crop not in (None, self.augmentation.crop):
             raise ConfigError(
                 f"recipe {self.name}: the random crop ({self.augmentation.crop}) and the central crop "

@@ -20,7 +20,7 @@ BELOW: dict[str, set[str]] = {
     "ann": {"errors", "grids", "config", "runs", "data"},
     "snn": {"errors", "grids", "config", "data"},
     "engines": {"errors", "snn"},
-    "formats": {"errors", "grids", "config", "runs", "snn"},
+    "formats": {"errors", "grids", "config", "runs", "data", "snn"},
     "conversion": {"errors", "grids", "config", "data", "ann", "snn"},
     "reporting": {"errors", "config", "runs"},
     "api": {"conversion", "data", "engines", "formats", "snn"},

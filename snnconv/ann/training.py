@@ -63,7 +63,9 @@ def network_for(recipe: Recipe, images: Images, seed: int = 0) -> nn.Module:
     _, channels, height, width = images.pixels.shape
     side = recipe.preprocessing.crop
     image = (channels, height, width) if side is None else (channels, side, side)
-    return build_network(recipe.network, image, images.classes, Quantization.parse(recipe.quantization), seed)
+    return build_network(
+        recipe.network, image, images.classes, Quantization.parse(recipe.quantization, recipe.tie), seed
+    )
 
 
 def train(

@@ -82,7 +82,7 @@ def _block(line: Conv, channels: int, quantization: Quantization, encoder: bool)
     if quantization.k is None or quantization.B is None:
         layers["act"] = nn.ReLU()
     else:
-        layers["act"] = KBQuantizer(quantization.k, quantization.B)
+        layers["act"] = KBQuantizer(quantization.k, quantization.B, quantization.tie)
         if not encoder:
             parametrize.register_parametrization(conv, "weight", TernaryWeight())
     return nn.Sequential(layers)
