@@ -95,7 +95,7 @@ def _ternary_codes(weights: list[float]) -> list[int]:
 def test_both_sides_of_the_ternary_threshold_are_closed() -> None:
     # mean |W| = (7 + 7 + 6.5 + 6.5 + 16.5 + 16.5) / 6 = 10, so Delta = 7
     weights = torch.tensor([[7.0, -7.0, 6.5, -6.5, 16.5, -16.5]])
-    assert TernaryWeight().codes(weights).tolist() == [[1, -1, 0, 0, 1, -1]]
+    assert TernaryWeight().parts(weights)[0].codes.tolist() == [[1, -1, 0, 0, 1, -1]]
 
 
 @settings(max_examples=50)
@@ -103,16 +103,16 @@ def test_both_sides_of_the_ternary_threshold_are_closed() -> None:
 def test_ternary_codes_follow_the_rule(weights: list[int]) -> None:
     latent = torch.tensor(weights, dtype=torch.float64).reshape(1, -1)
     if any(weights) and not any(abs(abs(w) - 0.7 * latent.abs().mean()) < 1e-9 for w in weights):
-        assert TernaryWeight().codes(latent).flatten().tolist() == _ternary_codes([float(w) for w in weights])
+        assert TernaryWeight().parts(latent)[0].codes.flatten().tolist() == _ternary_codes([float(w) for w in weights])
 
 
 def test_the_ternary_threshold_is_one_a_layer_not_one_a_channel() -> None:
     latent = torch.tensor([[0.1, -0.1], [1.0, -1.0]])  # Delta = 0.7 * 0.55
-    assert TernaryWeight().codes(latent).tolist() == [[0, 0], [1, -1]]
+    assert TernaryWeight().parts(latent)[0].codes.tolist() == [[0, 0], [1, -1]]
 
 
 def test_a_layer_of_zeros_has_the_sign_of_zero_which_is_plus_one() -> None:
-    assert TernaryWeight().codes(torch.zeros(2, 3)).tolist() == [[1] * 3] * 2
+    assert TernaryWeight().parts(torch.zeros(2, 3))[0].codes.tolist() == [[1] * 3] * 2
 
 
 def test_codes_and_scale_make_the_weight(generator: torch.Generator) -> None:
@@ -120,7 +120,7 @@ def test_codes_and_scale_make_the_weight(generator: torch.Generator) -> None:
     chain = layer.parametrizations.weight
     with torch.no_grad():
         chain.original.normal_(generator=generator)
-    codes, scale = chain[0].codes(chain.original), chain[0].scale(chain.original)
+    ((codes, scale),) = chain[0].parts(chain.original)
     assert codes.dtype == torch.int8
     assert scale.shape == (4,)
     assert set(codes.unique().tolist()) == {-1, 0, 1}
@@ -129,9 +129,9 @@ def test_codes_and_scale_make_the_weight(generator: torch.Generator) -> None:
 
 def test_ternary_codes_are_idempotent_and_odd(generator: torch.Generator) -> None:
     latent = torch.randn(6, 20, generator=generator)
-    codes = TernaryWeight().codes(latent)
-    assert torch.equal(TernaryWeight().codes(-latent), -codes)
-    assert torch.equal(TernaryWeight().codes(codes.float()), codes)
+    codes = TernaryWeight().parts(latent)[0].codes
+    assert torch.equal(TernaryWeight().parts(-latent)[0].codes, -codes)
+    assert torch.equal(TernaryWeight().parts(codes.float())[0].codes, codes)
 
 
 def test_the_gradient_passes_straight_through_to_the_latent_weight(generator: torch.Generator) -> None:

@@ -1,47 +1,44 @@
 """Weight quantizers: parametrizations for ``torch.nn.utils.parametrize``.
 
-A parametrization turns the latent float weight into the one the layer computes with,
-``codes * scale``, and shows both parts: ``codes`` (int8, the weight's shape) and ``scale`` (one
-number an output channel, in the latent weight's dtype). Gradients pass straight through to the latent weight.
+A parametrization turns latent float weights into the one the layer computes with, a sum of parts, each
+integer codes times one scale an output channel:
+
+    weight = sum_p codes_p * scale_p
+
+``parts`` shows them; their sum is the float32 weight exactly, so that the spiking network computes with
+the very weights of the ANN. Gradients pass to the latent weights as each class says.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 
-class _StraightThrough(torch.autograd.Function):
-    """Forward the second argument; hand its gradient to the first."""
+class Part(NamedTuple):
+    """Codes (int8, the weight's shape) and scale (float64, one an output channel) of one part of a weight."""
 
-    @staticmethod
-    def forward(ctx: Any, latent: Tensor, quantized: Tensor) -> Tensor:
-        return quantized.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0], None
+    codes: Tensor
+    scale: Tensor
 
 
 class WeightQuantizer(nn.Module, ABC):
-    """A quantized weight: ``latent -> codes(latent) * scale(latent)``."""
+    """A quantized weight, as a function of one or more latent ones."""
 
     @abstractmethod
-    def codes(self, latent: Tensor) -> Tensor:
-        """Integer codes, int8, in the shape of the weight."""
+    def parts(self, *latents: Tensor) -> list[Part]:
+        """Integer parts of the weight; their sum is exact in the latents' dtype."""
 
-    def scale(self, latent: Tensor) -> Tensor:
-        """Value of one code, one an output channel (the first dimension)."""
-        return torch.ones(latent.shape[0], dtype=latent.dtype, device=latent.device)
+    @abstractmethod
+    def pass_back(self, gradient: Tensor, *latents: Tensor) -> tuple[Tensor, ...]:
+        """Gradient of each latent weight, given that of the quantized weight."""
 
-    def forward(self, latent: Tensor) -> Tensor:
-        with torch.no_grad():
-            scale = self.scale(latent).reshape(-1, *[1] * (latent.ndim - 1))
-            quantized = self.codes(latent).to(latent.dtype) * scale
-        weight: Tensor = _StraightThrough.apply(latent, quantized)  # type: ignore[no-untyped-call]
+    def forward(self, *latents: Tensor) -> Tensor:
+        weight: Tensor = _PassBack.apply(self, *latents)  # type: ignore[no-untyped-call]
         return weight
 
 
@@ -50,10 +47,97 @@ class TernaryWeight(WeightQuantizer):
 
         Delta = 0.7 * mean |W| ;    code = +1 where W >= Delta, -1 where W <= -Delta, else 0
 
+    The gradient passes as it is.
+
     Ref: Zou et al. 2021, Front. Neurosci. 15:694170; threshold rule of Li et al. 2016, arXiv:1605.04711.
     """
 
-    def codes(self, latent: Tensor) -> Tensor:
-        delta = 0.7 * latent.detach().abs().mean(dtype=torch.float64)  # the same on every device
+    def parts(self, *latents: Tensor) -> list[Part]:
+        (latent,) = latents
+        delta = 0.7 * latent.abs().mean(dtype=torch.float64)  # the same on every device
         positive = latent >= delta
-        return positive.to(torch.int8) - ((latent <= -delta) & ~positive).to(torch.int8)
+        return [_unscaled(positive.to(torch.int8) - ((latent <= -delta) & ~positive).to(torch.int8))]
+
+    def pass_back(self, gradient: Tensor, *latents: Tensor) -> tuple[Tensor, ...]:
+        return (gradient,)
+
+
+class BinaryWeight(WeightQuantizer):
+    """Binary weights: code = +1 where W >= 0, -1 else; the gradient is clipped to [-1, 1].
+
+    Ref: Zou et al. 2019, ASICON (BWBA).
+    """
+
+    def parts(self, *latents: Tensor) -> list[Part]:
+        return [_unscaled(_sign(latents[0]))]
+
+    def pass_back(self, gradient: Tensor, *latents: Tensor) -> tuple[Tensor, ...]:
+        return (gradient.clamp(-1, 1),)
+
+
+class ResidualTernaryWeight(WeightQuantizer):
+    """Ternary weights with a scale, and residual expansion: one latent weight, several thresholds.
+
+        Delta_b = beta_b * max |W| ;    S_b = mean of |W| over |W| >= Delta_b
+        weight = sum_b S_b * (+1 where W >= Delta_b, -1 where W <= -Delta_b, else 0)
+
+    One threshold a layer and branch; a branch at Delta = 0 takes +1 for W = 0. Each branch passes the
+    gradient where |W| < 1, and they add up.
+
+    Args:
+        betas: Thresholds of the branches relative to the largest weight; one makes a plain ternary weight.
+
+    Ref: He, Gong, Fan 2019, WACV, arXiv:1807.07948 (TNN, REL).
+    """
+
+    def __init__(self, betas: Sequence[float] = (0.05,)) -> None:
+        super().__init__()
+        self.betas = tuple(sorted(betas))
+
+    def parts(self, *latents: Tensor) -> list[Part]:
+        (latent,) = latents
+        size, sign = latent.abs(), _sign(latent)
+        level = torch.zeros((), dtype=latent.dtype, device=latent.device)
+        parts = []
+        for beta in self.betas:
+            over = size >= beta * size.max()
+            mean = size.double()[over].mean()
+            below, level = level, (level.double() + mean).to(latent.dtype)  # the weight's value up to this branch
+            scale = (level.double() - below.double()).expand(latent.shape[0])
+            parts.append(Part(sign * over.to(torch.int8), scale))
+        return parts
+
+    def pass_back(self, gradient: Tensor, *latents: Tensor) -> tuple[Tensor, ...]:
+        return (len(self.betas) * gradient * (latents[0].abs() < 1),)
+
+    def extra_repr(self) -> str:
+        return f"betas={self.betas}"
+
+
+def _unscaled(codes: Tensor) -> Part:
+    return Part(codes, torch.ones(codes.shape[0], dtype=torch.float64, device=codes.device))
+
+
+def _sign(latent: Tensor) -> Tensor:
+    """+1 where the weight is 0 or above, -1 below; int8."""
+    return 1 - 2 * (latent < 0).to(torch.int8)
+
+
+class _PassBack(torch.autograd.Function):
+    """Forward the sum of a quantizer's parts; backward what the quantizer passes back."""
+
+    @staticmethod
+    def forward(ctx: Any, quantizer: WeightQuantizer, *latents: Tensor) -> Tensor:
+        ctx.quantizer = quantizer
+        ctx.save_for_backward(*latents)
+        shape = (-1, *[1] * (latents[0].ndim - 1))
+        dtype = latents[0].dtype
+        parts = quantizer.parts(*latents)
+        if len(parts) > 1:  # only their sum is a number of the latents' dtype
+            return torch.stack([codes * scale.reshape(shape) for codes, scale in parts]).sum(0).to(dtype)
+        codes, scale = parts[0]
+        return codes.to(dtype) * scale.to(dtype).reshape(shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *ctx.quantizer.pass_back(gradients[0], *ctx.saved_tensors)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from snnconv.ann.weights import WeightQuantizer
+from snnconv.ann.weights import Part, WeightQuantizer
 from snnconv.errors import ConversionError
 
 
@@ -34,23 +34,20 @@ def fold_batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tens
     return scale.cpu(), offset.cpu()
 
 
-def weight_parts(layer: nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor]:
-    """Weight of a layer as ``codes * scale``.
-
-    Returns:
-        Codes (int8, or the float weight itself where it is not quantized) and scale (float64, C_out).
+def weight_parts(layer: nn.Conv2d | nn.Linear) -> list[Part]:
+    """Weight of a layer as a sum of codes times scales; a float weight is one part with scale 1.
 
     Raises:
-        ConversionError: it carries a parametrization that shows no codes.
+        ConversionError: it carries a parametrization that shows no parts.
     """
     if not parametrize.is_parametrized(layer, "weight"):
         weight = layer.weight.detach().cpu().clone()
-        return weight, torch.ones(weight.shape[0], dtype=torch.float64)
+        return [Part(weight, torch.ones(weight.shape[0], dtype=torch.float64))]
     chain = cast(parametrize.ParametrizationList, cast(nn.ModuleDict, layer.parametrizations)["weight"])
     quantizer = chain[0]
     if len(chain) != 1 or not isinstance(quantizer, WeightQuantizer):
         names = ", ".join(type(step).__name__ for step in chain)
         raise ConversionError(f"its weight is parametrized by {names}; one WeightQuantizer is accepted")
+    latents = [chain.original] if chain.is_tensor else [getattr(chain, f"original{i}") for i in range(chain.ntensors)]
     with torch.no_grad():
-        latent: Tensor = chain.original
-        return quantizer.codes(latent).cpu(), quantizer.scale(latent).double().cpu()
+        return [Part(codes.cpu(), scale.double().cpu().clone()) for codes, scale in quantizer.parts(*latents)]

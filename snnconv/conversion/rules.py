@@ -16,6 +16,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from snnconv.ann.quantizers import KBQuantizer
+from snnconv.ann.weights import Part
 from snnconv.conversion.builder import Builder
 from snnconv.conversion.folding import fold_batch_norm, weight_parts
 from snnconv.conversion.values import Analog, Counts, Sum, Term, Value, as_sum
@@ -33,21 +34,19 @@ def conv2d(builder: Builder, node: fx.Node, module: nn.Conv2d, value: Value) -> 
     """Convolution of analog values or counts; pending zero padding joins its own."""
     if module.padding_mode != "zeros":
         raise ConversionError(f"padding_mode={module.padding_mode!r} is not accepted; zeros are")
-    weight, scale = weight_parts(module)
     padding = _conv_padding(module)
     if isinstance(value, Analog | Counts):
         padding = _plus(padding, value.padding)
         value = replace(value, padding=NO_PADDING)
-    synapse = Conv2dSynapse(weight, _pair(module.stride), padding, _pair(module.dilation), module.groups)
-    return _synapse(builder, node, value, synapse, scale, module.bias)
+    stride, dilation = _pair(module.stride), _pair(module.dilation)
+    return _connect(node, module, value, lambda w: Conv2dSynapse(w, stride, padding, dilation, module.groups))
 
 
 def linear(builder: Builder, node: fx.Node, module: nn.Linear, value: Value) -> Value:
     """Dense map of analog values or counts, flattened before."""
     if len(node.meta["shape"]) != 2:
         raise ConversionError("a Linear layer must follow a flatten: its input has more than two dimensions")
-    weight, scale = weight_parts(module)
-    return _synapse(builder, node, value, LinearSynapse(weight), scale, module.bias)
+    return _connect(node, module, value, LinearSynapse)
 
 
 def batch_norm(builder: Builder, node: fx.Node, module: nn.BatchNorm2d, value: Value) -> Value:
@@ -231,16 +230,31 @@ FUNCTIONS: dict[Callable[..., Any] | str, Rule] = {
 }
 
 
-def _synapse(
-    builder: Builder, node: fx.Node, value: Value, synapse: Synapse, scale: torch.Tensor, bias: torch.Tensor | None
+def _connect(
+    node: fx.Node, module: nn.Conv2d | nn.Linear, value: Value, synapse: Callable[[torch.Tensor], Synapse]
 ) -> Value:
-    path = str(node.target)
-    offset = torch.zeros_like(scale) if bias is None else bias.detach().double().cpu().clone()
+    """A layer with weights: a stage of the encoder, or one branch a part of the weight."""
+    bias = None if module.bias is None else module.bias.detach().double().cpu().clone()
     if isinstance(value, Analog):
         _refuse_padding(value)
-        return Analog((*value.stages, Stage(Branch(synapse, scale, offset))))
+        codes, scale = _joined(module)
+        offset = torch.zeros_like(scale) if bias is None else bias
+        return Analog((*value.stages, Stage(Branch(synapse(codes), scale, offset))))
     counts = _counts(value)
-    return Sum((Term(counts.wire, synapse, scale * counts.step, offset, counts.magnitude, path, counts.divisor),))
+    terms: list[Term] = []
+    for codes, scale in weight_parts(module):
+        offset = torch.zeros_like(scale) if bias is None or terms else bias
+        largest, path = counts.magnitude, str(node.target)
+        terms.append(Term(counts.wire, synapse(codes), scale * counts.step, offset, largest, path, counts.divisor))
+    return Sum(tuple(terms))
+
+
+def _joined(module: nn.Conv2d | nn.Linear) -> Part:
+    """The weight as one part; as floats where it is a sum of several."""
+    parts = weight_parts(module)
+    if len(parts) == 1:
+        return parts[0]
+    return Part(module.weight.detach().cpu().clone(), torch.ones(module.weight.shape[0], dtype=torch.float64))
 
 
 def _sum_pool(builder: Builder, node: fx.Node, value: Value, kernel: Pair, stride: Pair, padding: Pair) -> Value:
