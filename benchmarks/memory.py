@@ -57,7 +57,7 @@ def _measure(recipe_name: str, number: int, batch_size: int) -> dict[str, object
     recipe = load_recipe(recipe_name)
     pixels = torch.randint(0, 256, (number, 3, 32, 32), dtype=torch.uint8)
     images = Images(recipe.dataset, "test", pixels, torch.zeros(number, dtype=torch.int64), 10)
-    network = convert(network_for(recipe, images), preprocess(pixels[:2], recipe.preprocessing), recipe.preprocessing)
+    network = convert(network_for(recipe), preprocess(pixels[:2], recipe.preprocessing), recipe.preprocessing)
     simulate(choose_engine(network), images, batch_size=batch_size)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"network": recipe.name, "images": number, "batch_size": batch_size, "peak_megabytes": peak}

@@ -30,7 +30,7 @@ def main() -> None:
     for path in args.collect:
         run = open_run(path)
         write_json(FOLDER / f"run-{run.name}.json", collect(run))
-    rows = [row(read_json(file)) for file in sorted(FOLDER.glob("run-*.json"))]
+    rows = [row(read_json(file, dict[str, Any])) for file in sorted(FOLDER.glob("run-*.json"))]
     print("| " + " | ".join(HEADER) + " |")
     print("|" + "---|" * len(HEADER))
     for entry in rows:
@@ -45,9 +45,9 @@ def collect(run: Run) -> dict[str, Any]:
         "run": run.name,
         "recipe": to_mapping(run.recipe),
         "seed": run.seed,
-        "environment": read_json(run.file(ENVIRONMENT)),
-        "training": read_json(run.file(TRAINING)),
-        "verification": read_json(run.file(VERIFICATION)),
+        "environment": read_json(run.file(ENVIRONMENT), dict[str, Any]),
+        "training": read_json(run.file(TRAINING), dict[str, Any]),
+        "verification": read_json(run.file(VERIFICATION), dict[str, Any]),
         "simulations": list(run.results("simulate-*.json")),
     }
 

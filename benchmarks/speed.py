@@ -23,7 +23,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from snnconv.ann.training import load_ann, network_for
+from snnconv.ann.checkpoints import load_ann
+from snnconv.ann.training import network_for
 from snnconv.config import Recipe, load_recipe
 from snnconv.conversion.convert import convert
 from snnconv.data.images import Images
@@ -113,7 +114,7 @@ def _alternate(calls: dict[str, Callable[[], object]], number: int, rounds: int)
 
 def _model(recipe: Recipe, images: Images, runs_dir: Path) -> tuple[nn.Module, str]:
     """The newest trained network of a recipe, or an untrained one with settled batch norms."""
-    model = network_for(recipe, images)
+    model = network_for(recipe)
     run = find_run(runs_dir, recipe.name, ANN) if (runs_dir / recipe.name).is_dir() else None
     if run is not None:
         load_ann(run.file(ANN), model)

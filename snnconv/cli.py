@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import msgspec
 
 from snnconv import runs
 from snnconv.config import Quantization, Recipe, change_recipe, load_recipe, recipe_names, to_mapping
@@ -71,7 +72,7 @@ def main() -> None:
 @click.argument("recipe", required=False)
 @click.option("--resume", is_flag=True, help="Go on with a run instead of starting one.")
 @_options(_run, _runs_dir, _data_dir, _device, _json, _quiet)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of weights, order, split.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Seed of weights, order and split. [default: 0]")
 @click.option("--epochs", type=int, help="Override the recipe's epochs.")
 @click.option("--batch-size", type=int, help="Override the recipe's batch size.")
 @click.option("--learning-rate", type=float, help="Override the recipe's learning rate.")
@@ -90,7 +91,7 @@ def train(
     device: str,
     as_json: bool,
     quiet: bool,
-    seed: int,
+    seed: int | None,
     epochs: int | None,
     batch_size: int | None,
     learning_rate: float | None,
@@ -102,40 +103,47 @@ def train(
     """Train RECIPE (a name of `snnconv recipes`, or a TOML file) into a new run folder."""
     if resume == (recipe is not None):
         raise click.UsageError("give either a recipe to start, or --resume to go on with a run")
+    overrides = (epochs, batch_size, learning_rate, precision, k, bound, start, seed)
+    if resume and any(value is not None for value in overrides):
+        raise click.UsageError("a resumed run keeps its recipe and seed: --resume goes with --run alone")
+    if not resume and run is not None:
+        raise click.UsageError("--run goes with --resume; a new run is named after its recipe")
+    from snnconv.ann.checkpoints import load_twin
+    from snnconv.ann.training import network_for
     from snnconv.ann.training import train as fit
     from snnconv.data.images import load_images
     from snnconv.pipeline import pick_device
 
     place = pick_device(device)
-    if recipe is None:
-        target = runs.find_run(runs_dir, run, runs.CHECKPOINT)
-        if target is None:
-            raise RunError(f"no run in {runs_dir} can be resumed: `snnconv train RECIPE` starts one")
-        plan = target.recipe
-    else:
-        plan = _changed(recipe, k, bound, epochs, batch_size, learning_rate, precision)
-    splits = [load_images(plan.dataset, split, data_dir) for split in ("train", "test")]
-    if plan.training.validation >= len(splits[0]):
-        raise ConfigError(
-            f"{plan.dataset} has {len(splits[0])} training images; {plan.training.validation} cannot be held out"
-        )
+    target = None if recipe is not None else _unfinished(runs_dir, run)
+    plan = target.recipe if target else _changed(str(recipe), k, bound, epochs, batch_size, learning_rate, precision)
+    model = network_for(plan)
     weights = start / runs.ANN if start is not None and start.is_dir() else start
-    if recipe is not None:
-        target = runs.create_run(runs_dir, plan, seed)
-    assert target is not None
+    if weights is not None:
+        load_twin(model, weights)
+    training, test = (load_images(plan.dataset, split, data_dir) for split in ("train", "test"))
+    if plan.training.validation >= len(training):
+        raise ConfigError(
+            f"{plan.dataset} has {len(training)} training images; {plan.training.validation} cannot be held out"
+        )
+    if target is None:
+        target = runs.create_run(runs_dir, plan, seed or 0, weights)
     _say(f"training {target.path} on {place}", quiet)
     try:
-        result = fit(target, splits[0], splits[1], place, weights, quiet)
+        result = fit(target, training, test, place, weights, quiet)
     except KeyboardInterrupt as error:
         raise click.ClickException(
             f"stopped; `snnconv train --resume --run {target.name}` goes on after the last whole epoch"
         ) from error
+    except SnnconvError:
+        target.discard_if_empty()
+        raise
     if as_json:
-        _print_json({"run": target.name} | result)
+        _print_json({"run": target.name} | _plain(result))
     else:
         click.echo(
-            f"{target.name}: {100 * result['test_accuracy']:.2f} % of {result['test_images']:,} test images, best of "
-            f"{result['epochs']} epochs: {result['best_epoch']}, {result['seconds']:,.0f} s"
+            f"{target.name}: {100 * result.test_accuracy:.2f} % of {result.test_images:,} test images, best of "
+            f"{result.epochs} epochs: {result.best_epoch}, {result.seconds:,.0f} s"
         )
 
 
@@ -145,8 +153,14 @@ def recipes(runs_dir: Path, as_json: bool) -> None:
     """List the recipes, with published numbers and those measured in your runs."""
     measured: dict[str, float] = {}
     for run in reversed(runs.list_runs(runs_dir)):
-        if run.has(runs.TRAINING):
-            measured[run.recipe.name] = 100 * runs.read_json(run.file(runs.TRAINING))["test_accuracy"]
+        result = run.training()
+        if (
+            result
+            and not run.shipped
+            and run.recipe.name in recipe_names()
+            and run.recipe == load_recipe(run.recipe.name)
+        ):
+            measured[run.recipe.name] = 100 * result.test_accuracy
     rows = [to_mapping(load_recipe(name)) | {"measured": measured.get(name)} for name in recipe_names()]
     if as_json:
         _print_json({"recipes": rows})
@@ -160,7 +174,10 @@ def recipes(runs_dir: Path, as_json: bool) -> None:
 @_options(_runs_dir, _json)
 def list_runs(runs_dir: Path, as_json: bool) -> None:
     """List the run folders, newest first."""
-    rows = [_state(run) for run in runs.list_runs(runs_dir)]
+    damaged: list[str] = []
+    rows = [_state(run) for run in runs.list_runs(runs_dir, damaged)]
+    for remark in damaged:
+        click.echo(f"passed over: {remark}", err=True)
     if as_json:
         _print_json({"runs": rows})
         return
@@ -176,7 +193,10 @@ def list_runs(runs_dir: Path, as_json: bool) -> None:
 @_options(_run, _runs_dir, _json)
 def info(run: str | None, runs_dir: Path, as_json: bool) -> None:
     """Describe a run: recipe, environment, training, network, results."""
-    target = _find(runs_dir, run, runs.CONFIG, quiet=True)
+    found = runs.find_run(runs_dir, run, runs.CONFIG)
+    target = found or runs.shipped_run()
+    if run is None:
+        _say(f"using {'run' if found else 'the run that comes with snnconv:'} {target.path}", quiet=as_json)
     described: dict[str, Any] = {"name": target.name, "path": str(target.path), "state": _state(target)["state"]}
     described |= {"recipe": to_mapping(target.recipe), "seed": target.seed, "created": target.created}
     for key, file in (
@@ -185,7 +205,7 @@ def info(run: str | None, runs_dir: Path, as_json: bool) -> None:
         ("verification", runs.VERIFICATION),
     ):
         if target.has(file):
-            described[key] = runs.read_json(target.file(file))
+            described[key] = runs.read_json(target.file(file), dict[str, Any])
     if target.has(runs.NETWORK):
         from snnconv.formats.native import load
         from snnconv.formats.summary import summarise
@@ -218,14 +238,14 @@ def import_checkpoint(
 
 
 @main.command()
-@_options(_run, _runs_dir, _data_dir, _json, _quiet)
-def convert(run: str | None, runs_dir: Path, data_dir: Path | None, as_json: bool, quiet: bool) -> None:
+@_options(_run, _runs_dir, _json, _quiet)
+def convert(run: str | None, runs_dir: Path, as_json: bool, quiet: bool) -> None:
     """Convert a run's trained network, layer by layer, into a spiking one."""
     target = _find(runs_dir, run, runs.ANN, quiet)
     from snnconv.formats.summary import summarise
-    from snnconv.pipeline import convert_run, test_sample
+    from snnconv.pipeline import convert_run
 
-    network = convert_run(target, test_sample(target, data_dir=data_dir).images)
+    network = convert_run(target)
     file = target.file(runs.NETWORK)
     summary = {"run": target.name, "file": str(file), "bytes": file.stat().st_size} | summarise(network)
     if as_json:
@@ -283,7 +303,7 @@ def verify(
 @click.option(
     "--trials", type=click.IntRange(min=1), default=1, show_default=True, help="Repetitions with other noise."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the noise.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of the noise.")
 @_options(_run, _runs_dir, _figs_dir, _data, _data_dir, _images, _batch_size, _device, _engine, _json, _quiet)
 def simulate(
     noise_ratio: float,
@@ -431,24 +451,40 @@ def _changed(
 
 def _state(run: runs.Run) -> dict[str, Any]:
     """One row of the list of runs."""
-    done = len(runs.read_json(run.file(runs.HISTORY))) if run.has(runs.HISTORY) else 0
+    history = runs.read_json(run.file(runs.HISTORY), list[dict[str, float]]) if run.has(runs.HISTORY) else []
     stages = [
         (runs.VERIFICATION, "verified"),
         (runs.NETWORK, "converted"),
         (runs.TRAINING, "trained"),
         (runs.ANN, "in training"),
     ]
-    state = next((name for file, name in stages if run.has(file)), "empty")
-    accuracy = runs.read_json(run.file(runs.TRAINING))["test_accuracy"] if run.has(runs.TRAINING) else None
+    result = run.training()
     return {
         "name": run.name,
         "recipe": run.recipe.name,
-        "state": state,
-        "epochs_done": done,
+        "state": next((name for file, name in stages if run.has(file)), "empty"),
+        "epochs_done": len(history),
         "epochs": run.recipe.training.epochs,
-        "accuracy": accuracy,
+        "accuracy": result.test_accuracy if result else None,
         "created": run.created,
     }
+
+
+def _unfinished(runs_dir: Path, name: str | None) -> runs.Run:
+    """The run to resume: the one named, or the newest whose training is not finished."""
+    if name is not None:
+        run = runs.find_run(runs_dir, name, runs.CONFIG)
+        assert run is not None
+        return run
+    for run in runs.list_runs(runs_dir):
+        if not run.has(runs.TRAINING) and not run.shipped:
+            return run
+    raise RunError(f"no run in {runs_dir} is unfinished: `snnconv train RECIPE` starts one")
+
+
+def _plain(result: Any) -> dict[str, Any]:
+    values: dict[str, Any] = msgspec.to_builtins(result)
+    return values
 
 
 def _tree(value: dict[str, Any], indent: str = "") -> str:

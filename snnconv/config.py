@@ -18,44 +18,103 @@ from typing import Any, Literal
 import msgspec
 
 from snnconv.errors import ConfigError
-from snnconv.grids import k_b_grid
+from snnconv.grids import MAX_LEVELS, k_b_grid
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of the records: immutable, named arguments only, unknown entries refused."""
 
 
+Weights = Literal["float", "ternary", "binary", "scaled", "sign-pair"]
+Activations = Literal["relu", "k/B", "ternary", "binary", "three-level", "sttn"]
+Ends = Literal["float", "quantized"]
+
+SCHEMES: dict[str, tuple[Weights | None, Activations, Ends | None]] = {
+    "fp32": ("float", "relu", "float"),
+    "relu": (None, "relu", None),
+    "twta": ("ternary", "ternary", "float"),
+    "twba": ("ternary", "binary", "float"),
+    "bwba": ("binary", "binary", "float"),
+    "twba3": ("ternary", "three-level", "float"),
+    "bwba3": ("binary", "three-level", "float"),
+    "sttn": ("sign-pair", "sttn", "float"),
+}
+"""Quantizations by name: hidden weights, activations, first and last layer. None leaves it to the network."""
+
+TERMS = (1, 2, 4)
+"""How many ternary weights residual expansion may add up."""
+
+
 @dataclass(frozen=True)
 class Quantization:
-    """What the hidden layers compute with: ``fp32``, or ternary weights with (k, B) activations.
+    """What a network computes with. Its name is one of
+
+    * ``fp32``: the full-precision twin of any network;
+    * ``k<k>B<B>``, such as ``k1B2``: the network's own weights and (k, B) activations;
+    * ``relu``: the network's own weights and float ReLU activations;
+    * either of these two followed by ``-t1``, ``-t2`` or ``-t4`` (scaled ternary weights, residual expansion by so
+      many terms) and by ``-fflf`` or ``-fqlq`` (first and last layer float or quantized);
+    * ``twta``, ``twba``, ``bwba``, ``sttn``: the published systems of these names; ``twba3`` and ``bwba3`` with the
+      three-level activation that the released code ships;
+    * ``sttn-k<k>B<B>``: ``sttn`` with the stream between its blocks quantized to multiples of 2^-k in -B..B, which
+      makes it convertible.
 
     Attributes:
-        name: ``fp32`` or ``k<k>B<B>``, such as ``k1B2``.
-        k: Fractional bits of the activations; None in full precision.
-        B: Upper bound of the activations; None in full precision.
-        tie: Added before the activations are rounded (1e-5 in the source's own checkpoints).
+        name: As above.
+        k: Fractional bits of the activations, of the stream in ``sttn-k<k>B<B>``; None elsewhere.
+        B: Upper bound of the same.
+        tie: Added before (k, B) activations are rounded (1e-5 in the source's own checkpoints).
+        weights: Quantizer of the hidden weights; None is the network's own.
+        activations: Kind of the hidden activations.
+        terms: t_ex of residual expansion, where the weights are scaled ternary ones.
+        ends: What the first and the last layer keep; None is the network's own choice.
     """
 
     name: str
     k: int | None = None
     B: int | None = None
     tie: float = 0.0
+    weights: Weights | None = None
+    activations: Activations = "relu"
+    terms: int = 1
+    ends: Ends | None = None
+
+    @property
+    def quantizes_stream(self) -> bool:
+        """Whether the values between residual blocks are quantized by themselves."""
+        return self.activations == "sttn" and self.k is not None
 
     @classmethod
     def parse(cls, name: str, tie: float = 0.0) -> Quantization:
         """Read a quantization's name.
 
         Raises:
-            ConfigError: not a name of the two forms, or k and B outside what a grid allows.
+            ConfigError: not one of the names, or k, B or the number of terms outside what is allowed.
         """
-        if name == "fp32":
-            return cls(name)
-        match = re.fullmatch(r"k(-?\d+)B(-?\d+)", name)
+        if name in SCHEMES:
+            weights, activations, ends = SCHEMES[name]
+            return cls(name, tie=tie, weights=weights, activations=activations, ends=ends)
+        if match := re.fullmatch(r"sttn-k(-?\d+)B(-?\d+)", name):
+            k, B = int(match[1]), int(match[2])
+            k_b_grid(k, B)
+            if 2 ** (k + 1) * B > MAX_LEVELS:
+                raise ConfigError(f"{name} has {2 ** (k + 1) * B} levels; at most {MAX_LEVELS}: take a smaller k or B")
+            return cls(name, k, B, tie, "sign-pair", "sttn", ends="float")
+        match = re.fullmatch(r"(?:relu|k(-?\d+)B(-?\d+))(?:-t(\d+))?(?:-(fflf|fqlq))?", name)
         if not match:
-            raise ConfigError(f"unknown quantization {name!r}: expected fp32 or k<bits>B<bound>, such as k1B2")
+            raise ConfigError(
+                f"unknown quantization {name!r}: expected {', '.join(SCHEMES)}, or k<bits>B<bound>, such as k1B2"
+            )
+        own: Weights | None = "scaled" if match[3] else None
+        terms = int(match[3] or 1)
+        if terms not in TERMS:
+            raise ConfigError(f"quantization {name}: t (= {terms}) must be 1, 2 or 4")
+        both: dict[str | None, Ends | None] = {"fflf": "float", "fqlq": "quantized", None: None}
+        if match[1] is None:
+            return cls(name, None, None, tie, own, "relu", terms, both[match[4]])
         k, B = int(match[1]), int(match[2])
         k_b_grid(k, B, tie)
-        return cls(name, k, B, tie)
+        return cls(name, k, B, tie, own, "k/B", terms, both[match[4]])
 
 
 class Preprocessing(Settings, frozen=True):
@@ -141,8 +200,8 @@ class Training(Settings, frozen=True):
         for name in ("epochs", "batch_size", "validation"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training: {name} (= {getattr(self, name)}) must be at least 1")
-        if not self.learning_rate > 0:
-            raise ConfigError(f"training: learning_rate (= {self.learning_rate}) must be above 0")
+        if not 0 < self.learning_rate <= 100:
+            raise ConfigError(f"training: learning_rate (= {self.learning_rate}) must lie above 0 and up to 100")
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"training: label_smoothing (= {self.label_smoothing}) must lie in [0, 1)")
         if self.weight_decay < 0:
@@ -175,7 +234,9 @@ class Recipe(Settings, frozen=True):
 
     def __post_init__(self) -> None:
         Quantization.parse(self.quantization, self.tie)
-        if self.augmentation.crop is not None and self.preprocessing.crop not in (None, self.augmentation.crop):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise ConfigError(f"recipe name {self.name!r}: letters, digits, dots, dashes and underscores are allowed")
+        if self.augmentation.crop is not None and self.preprocessing.crop != self.augmentation.crop:
             raise ConfigError(
                 f"recipe {self.name}: the random crop ({self.augmentation.crop}) and the central crop "
                 f"({self.preprocessing.crop}) must have the same side"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from snnconv.ann.training import train
 from snnconv.config import load_recipe
 from snnconv.data.images import load_images
@@ -44,7 +46,7 @@ def run_demo(runs_dir: Path, figs_dir: Path, device: str, quiet: bool) -> dict[s
     files = [file for name, draw in FIGURES.items() for file in draw(results, figs_dir / run.name / name)]
     return {
         "run": run.name,
-        "training": training,
+        "training": msgspec.to_builtins(training),
         "verification": parity.to_dict(),
         "simulations": simulations,
         "figures": [str(file) for file in files if file.suffix == ".png"],

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from snnconv.ann.training import load_ann, network_for, save_ann
+from snnconv.ann.checkpoints import load_ann, save_ann
+from snnconv.ann.training import input_facts, network_for
 from snnconv.config import Preprocessing, Recipe, to_mapping
 from snnconv.conversion.convert import convert
 from snnconv.conversion.verification import Parity, verify
@@ -28,6 +29,8 @@ from snnconv.runs import (
     Run,
     create_run,
     describe_environment,
+    file_hash,
+    make_folder,
     write_json,
     write_text,
 )
@@ -58,7 +61,6 @@ AUTHORS_PREPROCESSING = {
     "cifar10": Preprocessing(crop=24, standardise=True),
     "cifar100": Preprocessing(crop=24, standardise=True),
 }
-CLASSES = {"mnist": 10, "cifar10": 10, "cifar100": 100}
 
 
 @dataclass(frozen=True)
@@ -91,20 +93,14 @@ def test_sample(
     return Sample(images.take(number), f"{tag}-{number}images")
 
 
-def convert_run(run: Run, images: Images) -> SpikingNetwork:
-    """Convert a run's trained network and write ``network.safetensors``.
-
-    Args:
-        run: A run with a trained ANN.
-        images: Any images of its data set; only their shape matters.
-    """
+def convert_run(run: Run) -> SpikingNetwork:
+    """Convert a run's trained network and write ``network.safetensors``."""
     recipe = run.recipe
-    model = network_for(recipe, images)
+    model = network_for(recipe)
     load_ann(run.file(ANN), model)
-    side = recipe.preprocessing.crop
-    shape = images.pixels.shape[1:] if side is None else (images.pixels.shape[1], side, side)
-    about = {"run": run.name, "recipe": to_mapping(recipe), "seed": run.seed}
-    network = convert(model, torch.zeros(2, *shape), recipe.preprocessing, about)
+    about = {"run": run.name, "recipe": to_mapping(recipe), "seed": run.seed, "ann": file_hash(run.file(ANN))}
+    image, _ = input_facts(recipe)
+    network = convert(model, torch.zeros(2, *image), recipe.preprocessing, about)
     save(network, run.file(NETWORK))
     return network
 
@@ -125,9 +121,7 @@ def import_run(file: Path, network: str, dataset: str, quantization: str, runs_d
         description=f"imported from {file.name}",
         preprocessing=AUTHORS_PREPROCESSING[dataset],
     )
-    channels, side = (1, 28) if dataset == "mnist" else (3, 32)
-    blank = torch.zeros(1, channels, side, side, dtype=torch.uint8)
-    model = network_for(recipe, Images(dataset, "train", blank, torch.zeros(1, dtype=torch.int64), CLASSES[dataset]))
+    model = network_for(recipe)
     load_parameters(model, read_parameters(file), file)
     run = create_run(runs_dir, recipe, seed=0)
     save_ann(run.file(ANN), model, recipe)
@@ -136,14 +130,21 @@ def import_run(file: Path, network: str, dataset: str, quantization: str, runs_d
 
 
 def open_network(run: Run, images: Images) -> SpikingNetwork:
-    """The run's converted network; converts it first where it is not there yet."""
-    network = load(run.file(NETWORK)) if run.has(NETWORK) else convert_run(run, images)
+    """The run's converted network; converts where it is missing or made from other weights than the run's.
+
+    Raises:
+        DataError: images of another shape or number of classes.
+    """
+    network = load(run.file(NETWORK)) if run.has(NETWORK) else convert_run(run)
+    if network.header.about.get("ann") != file_hash(run.file(ANN)):
+        network = convert_run(run)
     channels, height, width = images.pixels.shape[1:]
     crop = network.header.preprocessing.crop if network.header.preprocessing else None
     shape = (channels, height, width) if crop is None else (channels, crop, crop)
-    if shape != network.header.shape:
+    if (shape, images.classes) != (network.header.shape, network.classes):
         raise DataError(
-            f"{images.name} gives images of {list(shape)}, run {run.name} takes {list(network.header.shape)}"
+            f"{images.name} gives images of {list(shape)} in {images.classes} classes; "
+            f"run {run.name} takes {list(network.header.shape)} in {network.classes}"
         )
     return network
 
@@ -154,10 +155,10 @@ def verify_run(
     """Prove a run's network equal to its ANN on images, and write ``results/verify.json``."""
     images = sample.images
     network = open_network(run, images)
-    model = network_for(run.recipe, images)
+    model = network_for(run.recipe)
     load_ann(run.file(ANN), model)
     runner = choose_engine(network, engine, device)
-    parity = verify(model, network, images, runner, batch_size, quiet)
+    parity = verify(model, network, images, runner, batch_size, quiet, run.recipe.preprocessing)
     file = VERIFICATION.replace(".json", f"{sample.tag}.json")
     write_json(run.file(file), parity.to_dict() | {"failures": parity.failures(), "dataset": images.name})
     return parity
@@ -188,6 +189,7 @@ def simulate_run(
     network = open_network(run, images)
     runner = choose_engine(network, engine, device)
     layers = _layers(network, noise_layers)
+    logs = make_folder(figs_dir / run.name)
     measured = simulate(runner, images, noise_ratio, layers, trials, seed, batch_size, quiet)
     about = {
         "run": run.name,
@@ -197,16 +199,16 @@ def simulate_run(
         "quantization": run.recipe.quantization,
     }
     result = about | measured.to_dict()
-    place = "" if layers == (network.encoder,) else f"-{noise_layers.replace(',', '+')}"
+    place = "" if layers == network.encoders else f"-{noise_layers.replace(',', '+')}"
     tag = f"noise{noise_ratio:g}{place}{sample.tag}"
+    _write_logs(measured, logs, tag)
     write_json(run.file(f"results/simulate-{tag}.json"), result)
-    _write_logs(measured, figs_dir / run.name, tag)
     return measured, result
 
 
 def _layers(network: SpikingNetwork, names: str) -> tuple[str, ...]:
     if names == "encoder":
-        return (network.encoder,)
+        return network.encoders
     if names == "all":
         return tuple(name for name, _ in network.units())
     return tuple(names.split(","))

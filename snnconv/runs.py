@@ -15,22 +15,25 @@ Every file is written under a temporary name and renamed, so a killed command le
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
-from importlib.resources import as_file, files
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from snnconv.config import Recipe, recipe_from_mapping, to_mapping
-from snnconv.errors import FormatError, RunError
+from snnconv.errors import ConfigError, FormatError, RunError, SnnconvError
 
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
@@ -53,12 +56,14 @@ class Run:
         recipe: What was trained.
         seed: Seed of weights, order, augmentation and validation split.
         created: Time of creation, ISO 8601.
+        shipped: Whether it is a copy of the run that comes with the package.
     """
 
     path: Path
     recipe: Recipe
     seed: int
     created: str
+    shipped: bool = False
 
     @property
     def name(self) -> str:
@@ -71,29 +76,60 @@ class Run:
     def has(self, name: str) -> bool:
         return self.file(name).is_file()
 
-    def results(self, pattern: str) -> list[Mapping[str, Any]]:
+    def results(self, pattern: str) -> list[dict[str, Any]]:
         """Contents of the result files whose names match, sorted by name."""
-        return [read_json(file) for file in sorted((self.path / "results").glob(pattern))]
+        return [read_json(file, dict[str, Any]) for file in sorted((self.path / "results").glob(pattern))]
+
+    def training(self) -> TrainingResult | None:
+        """What the finished training measured; None where it is not finished."""
+        return read_json(self.file(TRAINING), TrainingResult) if self.has(TRAINING) else None
+
+    def forget_results(self) -> None:
+        """Remove what was made from weights that training is about to replace."""
+        for pattern in (NETWORK, TRAINING, "results/verify*.json", "results/simulate-*.json"):
+            for file in self.path.glob(pattern):
+                file.unlink()
+
+    def discard_if_empty(self) -> None:
+        """Remove the folder of a training that failed before its first epoch was whole."""
+        if not self.has(HISTORY):
+            shutil.rmtree(self.path, ignore_errors=True)
 
 
-def create_run(runs_dir: Path, recipe: Recipe, seed: int) -> Run:
+class TrainingResult(msgspec.Struct, frozen=True):
+    """What a finished training measured; ``results/train.json``. Accuracies lie in 0..1."""
+
+    epochs: int
+    best_epoch: int
+    validation_accuracy: float
+    test_accuracy: float
+    test_images: int
+    seconds: float
+
+
+def create_run(runs_dir: Path, recipe: Recipe, seed: int, start: Path | None = None) -> Run:
     """Make a new run folder named after the recipe, numbered where the name is taken.
 
+    Args:
+        runs_dir: Folder of the run folders.
+        recipe: What will be trained.
+        seed: Seed of weights, order, augmentation and split, 0 .. 2^31 - 1.
+        start: Weights the training starts from, for the record.
+
     Raises:
+        ConfigError: a seed outside its range.
         RunError: the folder cannot be written.
     """
-    number = 1
+    if not 0 <= seed < 2**31:
+        raise ConfigError(f"the seed (= {seed}) must lie in 0..{2**31 - 1}")
     created = datetime.now(UTC).isoformat()
-    config = {"recipe": to_mapping(recipe), "seed": seed, "created": created}
+    config: dict[str, Any] = {"recipe": to_mapping(recipe), "seed": seed, "created": created}
+    if start is not None:
+        config["start"] = {"file": str(start), "sha256": file_hash(start)}
     try:
         runs_dir.mkdir(parents=True, exist_ok=True)
-        while True:
-            path = runs_dir / (recipe.name if number == 1 else f"{recipe.name}-{number}")
-            try:
-                path.mkdir()
-                break
-            except FileExistsError:
-                number += 1
+        path = _free_name(runs_dir, recipe.name)
+        path.mkdir()
     except OSError as error:
         raise RunError(
             f"cannot make a run folder in {runs_dir}: {error.strerror}; choose another with --runs-dir"
@@ -111,22 +147,33 @@ def open_run(path: Path) -> Run:
     """
     if not (path / CONFIG).is_file():
         raise RunError(f"{path} is not a run folder: it has no {CONFIG}; `snnconv runs` lists the runs")
-    config = read_json(path / CONFIG)
-    try:
-        recipe, seed, created = config["recipe"], int(config["seed"]), str(config["created"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(
-            f"{path / CONFIG} is not the configuration of a run: recipe, seed and created are expected"
-        ) from error
-    return Run(path, recipe_from_mapping(recipe, f"{path / CONFIG}"), seed, created)
+    config = read_json(path / CONFIG, _Config)
+    return Run(
+        path, recipe_from_mapping(config.recipe, f"{path / CONFIG}"), config.seed, config.created, config.shipped
+    )
 
 
-def list_runs(runs_dir: Path) -> list[Run]:
-    """Run folders, newest first; folders without a configuration are passed over."""
-    if not runs_dir.is_dir():
-        return []
-    runs = [open_run(path) for path in runs_dir.iterdir() if (path / CONFIG).is_file()]
+def list_runs(runs_dir: Path, damaged: list[str] | None = None) -> list[Run]:
+    """Run folders, newest first; those without a sound configuration are passed over.
+
+    Args:
+        runs_dir: Folder of the run folders.
+        damaged: Takes a sentence for each folder whose configuration cannot be read.
+    """
+    runs = []
+    for path in runs_dir.iterdir() if runs_dir.is_dir() else ():
+        try:
+            if (path / CONFIG).is_file():
+                runs.append(open_run(path))
+        except SnnconvError as error:
+            if damaged is not None:
+                damaged.append(str(error))
     return sorted(runs, key=lambda run: run.created, reverse=True)
+
+
+def shipped_run() -> Run:
+    """The run that comes with the package, in its place; to be read only."""
+    return open_run(Path(str(files("snnconv.shipped"))) / SHIPPED)
 
 
 def find_run(runs_dir: Path, name: str | None, needs: str) -> Run | None:
@@ -150,36 +197,42 @@ def find_run(runs_dir: Path, name: str | None, needs: str) -> Run | None:
 
 
 def copy_shipped(runs_dir: Path) -> Run:
-    """Copy the run that comes with the package into ``runs_dir`` (once) and open it."""
-    target = runs_dir / SHIPPED
-    if not target.exists():
-        try:
-            runs_dir.mkdir(parents=True, exist_ok=True)
-            with (
-                as_file(files("snnconv.shipped") / SHIPPED) as source,
-                tempfile.TemporaryDirectory(dir=runs_dir) as work,
-            ):
-                copy = shutil.copytree(source, Path(work) / SHIPPED)
-                copy.rename(target)
-        except OSError as error:
-            raise RunError(
-                f"cannot copy the shipped run to {target}: {error.strerror}; choose another with --runs-dir"
-            ) from error
+    """Copy the run that comes with the package into ``runs_dir`` and open it."""
+    try:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        target = _free_name(runs_dir, SHIPPED)
+        with tempfile.TemporaryDirectory(dir=runs_dir) as work:
+            shutil.copytree(shipped_run().path, Path(work) / SHIPPED).rename(target)
+    except OSError as error:
+        raise RunError(
+            f"cannot copy the shipped run into {runs_dir}: {error.strerror}; choose another with --runs-dir"
+        ) from error
     return open_run(target)
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file of a run.
+T = TypeVar("T")
+
+
+def read_json(path: Path, kind: type[T]) -> T:
+    """Read a JSON file of a run as a value of a type.
 
     Raises:
-        FormatError: missing, or not JSON.
+        FormatError: missing, not JSON, or something else than expected.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return msgspec.json.decode(path.read_bytes(), type=kind)
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise FormatError(f"{path} is damaged: it is not valid JSON ({error})") from error
+    except msgspec.DecodeError as error:
+        raise FormatError(f"{path} is damaged: {error}") from error
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise FormatError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -210,6 +263,20 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def make_folder(path: Path) -> Path:
+    """Make a folder where it is missing, and see that it can be written.
+
+    Raises:
+        RunError: it cannot.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        raise RunError(f"cannot write into {path}: {error.strerror}") from error
+
+
 def describe_environment(device: str, threads: int) -> dict[str, Any]:
     """Versions, commit and machine, as recorded with a run."""
     packages = ("snnconv", "torch", "spikingjelly", "numpy")
@@ -232,6 +299,20 @@ _REMEDY = {
 }
 
 
+class _Config(msgspec.Struct, frozen=True):
+    recipe: dict[str, Any]
+    seed: int
+    created: str
+    shipped: bool = False
+
+
+def _free_name(runs_dir: Path, name: str) -> Path:
+    number = 1
+    while (path := runs_dir / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return path
+
+
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
@@ -240,9 +321,18 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
+    """Commit of the checkout this package runs from, marked where files differ from it; None elsewhere."""
+    root = Path(__file__).parent.parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != root:
+            return None
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "snnconv")
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -128,9 +128,11 @@ def splitmix64(key: int, counter: int) -> int:
     return z ^ (z >> 31)
 
 
-def stream(seed: int, trial: int, noise: str, layer: str) -> int:
+def stream(seed: int, trial: int, noise: str, layer: str, step: int = 0) -> int:
     """Key of a stream: the first 64 bits of a BLAKE2b digest of its name."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{trial}/{noise}/{layer}".encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(
+        hashlib.blake2b(f"{seed}/{trial}/{noise}/{layer}/{step}".encode(), digest_size=8).digest(), "little"
+    )
 
 
 def surviving(count: int, ratio: float, key: int, image: int, unit: int, units: int, positive: int) -> int:

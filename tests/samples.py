@@ -154,7 +154,7 @@ def wires(network: SpikingNetwork, x: Tensor) -> tuple[Tensor, dict[str, Tensor]
     """Logits, and the counts every layer but the readout sends."""
     sent: dict[str, Tensor] = {}
 
-    def tap(name: str, counts: Tensor) -> Tensor:
+    def tap(name: str, counts: Tensor, step: int) -> Tensor:
         sent[name] = counts.clone()
         return counts
 

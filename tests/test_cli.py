@@ -203,7 +203,7 @@ def test_lists_show_the_runs_and_the_recipes(trained: Path) -> None:
     assert [(row["name"], row["state"], row["epochs_done"]) for row in rows] == [("lenet-digits-k1B2", "verified", 8)]
     recipes = {row["name"]: row for row in json.loads(snnconv("recipes", "--json", cwd=trained).stdout)["recipes"]}
     assert recipes["lenet-mnist-k1B2"]["published"]["accuracy"] == 99.37
-    assert recipes["lenet-digits-k1B2"]["measured"] > 90
+    assert recipes["lenet-digits-k1B2"]["measured"] is None  # eight epochs are another recipe
     for command in ("runs", "recipes", "info"):
         result = snnconv(command, cwd=trained)
         assert result.exit_code == 0 and "lenet-digits-k1B2" in result.stdout
@@ -227,7 +227,7 @@ WRONG = [
     (("train", "lenet-digits-k1B9"), 1, "unknown recipe 'lenet-digits-k1B9'"),
     (("train", "lenet-digits-k1B2", "--epochs", "0"), 1, "epochs (= 0)"),
     (("train",), 2, "either a recipe"),
-    (("train", "--resume"), 1, "can be resumed"),
+    (("train", "--resume"), 1, "is unfinished"),
     (("train", "lenet-mnist-k1B2", "--data-dir", "empty.gz"), 1, "mnist"),
     (("simulate", "--noise-ratio", "1.5"), 2, "1.5"),
     (("simulate", "--noise-ratio", "-0.1"), 2, "-0.1"),
@@ -239,6 +239,9 @@ WRONG = [
     (("simulate", "--device", "abacus"), 1, "device 'abacus'"),
     (("simulate", "--run", "nobody"), 1, "no run called nobody"),
     (("simulate", "--data", "imagenet"), 1, "unknown data set 'imagenet'"),
+    (("train", "lenet-digits-k1B2", "--run", "mine"), 2, "--run goes with --resume"),
+    (("train", "--resume", "--epochs", "3"), 2, "keeps its recipe"),
+    (("simulate", "--data", "mnist", "--data-dir", "nowhere"), 1, "mnist"),
     (("plot", "sparsity", "--run", "nobody"), 1, "no run called nobody"),
     (("plot", "colours"), 2, "No such command"),
 ]
@@ -266,7 +269,78 @@ def test_damaged_files_are_one_sentence(folder: Path) -> None:
     shutil.copy(run / "ann.safetensors", network)
     assert "not a converted network" in sentence(snnconv("info", cwd=folder))
     (run / "config.json").write_text('{"recipe": ')
-    assert "config.json is damaged" in sentence(snnconv("runs", cwd=folder))
+    passed_over = snnconv("runs", cwd=folder)
+    assert passed_over.exit_code == 0 and "config.json is damaged" in passed_over.stderr
+    assert "config.json is damaged" in sentence(snnconv("info", "--run", "lenet-digits-k1B2", cwd=folder))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "command"),
+    [
+        ("results/train.json", "{}", "runs"),
+        ("results/train.json", '{"test_accuracy": "x"}', "info"),
+        ("history.json", "5", "runs"),
+        ("results/simulate-noise0.json", "[]", "plot sops"),
+        ("results/simulate-noise0.json", '{"dataset": "digits"}', "plot sops"),
+        ("results/simulate-noise0.json", None, "plot accuracy"),
+    ],
+)
+def test_results_of_another_shape_are_one_sentence(folder: Path, file: str, content: str | None, command: str) -> None:
+    path = folder / RUN / file
+    if content is None:
+        content = json.dumps(json.loads(path.read_text()) | {"accuracy": "x", "layers": [3]})
+    path.write_text(content)
+    assert path.name in sentence(snnconv(*command.split(), cwd=folder)) or "simulation result" in sentence(
+        snnconv(*command.split(), cwd=folder)
+    )
+
+
+def test_a_network_of_other_weights_is_converted_anew(folder: Path) -> None:
+    assert json.loads(snnconv("simulate", "--json", "--quiet", cwd=folder).stdout)["accuracy"] > 0.9
+    change_tensor(folder / RUN / "ann.safetensors", "readout.weight", lambda tensor: -tensor)
+    assert json.loads(snnconv("simulate", "--json", "--quiet", cwd=folder).stdout)["accuracy"] < 0.1
+
+
+def test_a_network_that_prepares_its_images_otherwise_is_not_proven(folder: Path) -> None:
+    file = folder / RUN / "network.safetensors"
+    with safe_open(file, "pt") as source:
+        header, tensors = source.metadata(), {key: source.get_tensor(key) for key in source.keys()}  # noqa: SIM118
+    changed = header["snnconv"].replace('"divisor":255.0', '"divisor":400.0')
+    assert changed != header["snnconv"]
+    save_file(tensors, file, {"snnconv": changed})
+    assert "prepares its images in another way" in sentence(snnconv("verify", "--quiet", cwd=folder))
+
+
+def test_training_on_forgets_what_the_old_weights_gave(tmp_path: Path) -> None:
+    assert snnconv("train", "lenet-digits-k0B1", "--epochs", "2", "--quiet", cwd=tmp_path).exit_code == 0
+    assert snnconv("simulate", "--quiet", cwd=tmp_path).exit_code == 0
+    run = tmp_path / "runs/lenet-digits-k0B1"
+    config = json.loads((run / "config.json").read_text())
+    config["recipe"]["training"]["epochs"] = 3
+    (run / "config.json").write_text(json.dumps(config))
+    assert snnconv("train", "--resume", "--run", run.name, "--quiet", cwd=tmp_path).exit_code == 0
+    assert not (run / "network.safetensors").exists()
+    assert [file.name for file in (run / "results").iterdir()] == ["train.json"]
+
+
+def test_a_failed_start_leaves_no_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "weights.safetensors").write_bytes(b"no weights")
+    wrong = [("--start", "weights.safetensors"), ("--start", "none"), ("--seed", "99999999999"), ("--batch-size", "-3")]
+    for option in wrong:
+        result = snnconv("train", "lenet-digits-k1B2", *option, "--quiet", cwd=tmp_path)
+        assert result.exit_code in (1, 2) and isinstance(result.exception, SystemExit), option
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_stopped_in_its_first_epoch_neither_blocks_commands_nor_resuming(folder: Path) -> None:
+    run = folder / RUN
+    for file in run.rglob("*.*"):
+        if file.name not in ("config.json", "environment.json"):
+            file.unlink()
+    result = snnconv("simulate", cwd=folder)
+    assert result.exit_code == 0 and "copied to runs/lenet-digits-k1B2-2" in result.stderr
+    resumed = snnconv("train", "--resume", "--quiet", "--json", cwd=folder)
+    assert json.loads(resumed.stdout)["run"] == "lenet-digits-k1B2"
 
 
 def test_a_run_without_results_is_one_sentence(folder: Path) -> None:

@@ -36,7 +36,7 @@ def runs(
     for run in (network, DenseEngine(network).run):
         sent: dict[str, Tensor] = {}
 
-        def keep(name: str, counts: Tensor, sent: dict[str, Tensor] = sent) -> Tensor:
+        def keep(name: str, counts: Tensor, step: int, sent: dict[str, Tensor] = sent) -> Tensor:
             sent[name] = counts.clone()
             return counts
 
@@ -156,12 +156,12 @@ def test_integer_convolutions_stay_exact_where_onednn_is_not_there(engine: str) 
     expected, sent = wires(network, x)
     name = [name for name, _ in network.units()][1]
     unit = network.layers[name]
-    exact = unit.branches[0].synapse.potential(sent[network.encoder].double())
+    exact = unit.branches[0].synapse.potential(sent[network.encoders[0]].double())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with torch.backends.mkldnn.flags(enabled=False):
             if engine == "plain":
-                assert torch.equal(unit.potential(sent[network.encoder]).double(), exact)
+                assert torch.equal(unit.potential(sent[network.encoders[0]]).double(), exact)
             else:
                 assert_same(network, x)
                 assert torch.equal(DenseEngine(network).run(x), expected)

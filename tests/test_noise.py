@@ -119,7 +119,7 @@ def _run(noise: Deletion, x: Tensor, images: Tensor, trial: int = 0, seed: int =
     network = random_network(seed)
     sent: dict[str, Tensor] = {}
 
-    def keep(name: str, counts: Tensor) -> Tensor:
+    def keep(name: str, counts: Tensor, step: int) -> Tensor:
         sent[name] = counts
         return counts
 
@@ -142,10 +142,10 @@ def test_zero_noise_is_bit_identical_to_none() -> None:
 
 def test_full_noise_silences_its_layers_only() -> None:
     network = random_network(1)
-    _, sent = _run(Deletion(1.0, (network.encoder,)), X, IMAGES)
+    _, sent = _run(Deletion(1.0, network.encoders), X, IMAGES)
     _, plain = wires(network, X)
-    assert not sent[network.encoder].any()
-    assert plain[network.encoder].any()
+    assert not sent[network.encoders[0]].any()
+    assert plain[network.encoders[0]].any()
     later = [name for name, _ in network.units()][1]
     assert bool((sent[later] == sent[later][:1]).all())  # it hears nothing, so every image is the same to it
     assert not bool((plain[later] == plain[later][:1]).all())
@@ -165,12 +165,12 @@ def test_noise_on_the_network_does_not_depend_on_batch_size_or_order() -> None:
 
 def test_signed_counts_of_a_network_are_deleted_by_the_loop_s_rule() -> None:
     network = random_network(2, grid=TWTA)
-    encoder = network.encoder
+    encoder = network.encoders[0]
     _, plain = wires(network, X)
     assert plain[encoder].min() == -1
     sent: dict[str, Tensor] = {}
 
-    def keep(name: str, counts: Tensor) -> Tensor:
+    def keep(name: str, counts: Tensor, step: int) -> Tensor:
         sent[name] = counts
         return counts
 
@@ -192,5 +192,5 @@ def test_a_ratio_that_is_no_probability_is_refused(ratio: float) -> None:
 
 def test_noise_on_an_unknown_layer_is_refused_with_the_known_ones() -> None:
     network = random_network(1)
-    with pytest.raises(ConfigError, match=rf"'nowhere'.*{network.encoder}"):
-        Deletion(0.1, (network.encoder, "nowhere")).tap(network, IMAGES)
+    with pytest.raises(ConfigError, match=rf"'nowhere'.*{network.encoders[0]}"):
+        Deletion(0.1, (network.encoders[0], "nowhere")).tap(network, IMAGES)

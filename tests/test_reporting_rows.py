@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from snnconv.errors import ConfigError, FormatError, RunError
-from snnconv.reporting.rows import NEEDED, Result, configuration_order, group_of, result_from, without_noise
+from snnconv.reporting.rows import Result, configuration_order, result_from, without_noise
 from snnconv.snn.counting import CONVENTIONS, LayerCounts
 from snnconv.snn.simulation import Simulation
 
@@ -51,20 +51,11 @@ def result(configuration: str = "k1B2", levels: int = 4, correct: int = 493, uni
     return result_from("lenet-mnist", configuration, [noisy[1], clean, noisy[0]])
 
 
-def test_a_simulation_has_what_reports_need() -> None:
-    assert set(NEEDED) <= set(simulated())
-
-
 def test_configurations_are_ordered_by_levels_then_name() -> None:
     names = ["k1B4", "k1B2", "k0B4", "fp32", "k1B1", "k0B2", "k0B1"]
     assert sorted(names, key=configuration_order) == ["fp32", "k0B1", "k0B2", "k1B1", "k0B4", "k1B2", "k1B4"]
     with pytest.raises(ConfigError, match="unknown quantization 'ternary'"):
         configuration_order("ternary")
-
-
-@pytest.mark.parametrize("name", ["lenet-mnist-k1B2", "lenet-mnist-k1B2-3", "lenet-mnist-k1B2-published-2"])
-def test_the_group_stands_before_the_configuration(name: str) -> None:
-    assert group_of(name, "k1B2") == "lenet-mnist"
 
 
 def test_simulations_are_sorted_by_noise() -> None:
@@ -88,10 +79,12 @@ def test_noise_on_other_layers_is_kept_apart_but_no_noise_is_not() -> None:
     assert made.clean is kinds[3]
 
 
-def test_a_foreign_result_is_refused() -> None:
-    foreign = simulated()
-    del foreign["layers"], foreign["neurons"]
-    with pytest.raises(FormatError, match=r"^a simulation result of lenet-mnist-k1B2 has no layers, neurons: run .*$"):
+@pytest.mark.parametrize(
+    "change", [{"layers": None}, {"accuracy": "x"}, {"layers": [3]}, {"sops_per_image": {"synops": "x"}}]
+)
+def test_a_foreign_result_is_refused(change: dict[str, object]) -> None:
+    foreign = {key: value for key, value in (simulated() | change).items() if value is not None}
+    with pytest.raises(FormatError, match=r"^a simulation result of lenet-mnist-k1B2 is damaged .*: run `snnconv .*$"):
         result_from("lenet-mnist", "k1B2", [foreign])
 
 

@@ -82,7 +82,7 @@ def test_trials_without_noise_are_equal_and_averages_stay(engine: DenseEngine) -
 
 def test_noise_acts_on_the_encoder_unless_told_otherwise(engine: DenseEngine) -> None:
     silent = simulate(engine, IMAGES, 1.0)
-    assert silent.noise_layers == (engine.network.encoder,)
+    assert silent.noise_layers == (engine.network.encoders[0],)
     assert silent.layers[0].spikes == 0
     assert silent.layers[1].sops["synops"] == 0
     last = [name for name, _ in engine.network.units()][-1]

@@ -109,7 +109,7 @@ def test_a_network_without_preprocessing_is_given_the_pixels(ann: nn.Module) -> 
 
 def test_the_outcome_is_plain_json(ann: nn.Module, network: SpikingNetwork) -> None:
     values = json.loads(json.dumps(verify(ann, network, IMAGES).to_dict()))
-    assert values["layers"][0]["name"] == network.encoder
+    assert values["layers"][0]["name"] == network.encoders[0]
 
 
 def test_the_model_still_works_and_is_left_as_it_was(ann: nn.Module, network: SpikingNetwork) -> None:
@@ -173,10 +173,10 @@ def test_a_weight_code_changed_by_one_is_caught_and_the_layer_named(
 
 
 def test_an_encoder_weight_changed_slightly_is_caught(ann: nn.Module, network: SpikingNetwork) -> None:
-    unit = network.layers[network.encoder]
+    unit = network.layers[network.encoders[0]]
     assert isinstance(unit, Encoder)
     unit.branches[0].synapse.weight[0, 0, 1, 1] += 1e-2
-    assert_only_named(verify(ann, network, IMAGES), network.encoder)
+    assert_only_named(verify(ann, network, IMAGES), network.encoders[0])
 
 
 def test_a_readout_weight_changed_slightly_is_caught(ann: nn.Module, network: SpikingNetwork) -> None:
@@ -272,7 +272,7 @@ def test_a_flipped_encoder_unit_is_excused_only_at_a_tie() -> None:
     model = Encoded().eval()
     images = Images("tie", "test", torch.full((8, 1, 6, 6), 3, dtype=torch.uint8), torch.zeros(8).long(), 2)
     network = convert(model, torch.zeros(1, 1, 6, 6))
-    branch = network.layers[network.encoder].branches[0]
+    branch = network.layers[network.encoders[0]].branches[0]
     model.norm.double()
     with torch.no_grad():
         z = float(branch.scale * 3 + branch.offset)

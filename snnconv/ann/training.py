@@ -7,27 +7,25 @@ training equals an uninterrupted one bit for bit (same device and number of thre
 
 from __future__ import annotations
 
-import json
+import io
 import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from snnconv.ann.checkpoints import load_ann, load_twin, save_ann
 from snnconv.ann.models.networks import build_network
-from snnconv.config import Quantization, Recipe, Training, to_mapping
+from snnconv.config import Quantization, Recipe, Training
 from snnconv.data.augmentation import augment
-from snnconv.data.images import Images, hold_out
+from snnconv.data.images import Images, hold_out, image_facts
 from snnconv.data.preprocessing import preprocess
-from snnconv.errors import FormatError, TrainingError
+from snnconv.errors import ConfigError, FormatError, TrainingError
 from snnconv.runs import (
     ANN,
     CHECKPOINT,
@@ -35,13 +33,12 @@ from snnconv.runs import (
     HISTORY,
     TRAINING,
     Run,
+    TrainingResult,
     describe_environment,
     write_json,
     write_whole,
 )
 
-FORMAT = "snnconv-ann"
-VERSION = 1
 EVALUATION_BATCH = 250
 
 
@@ -58,19 +55,30 @@ class _State:
         return len(self.history)
 
 
-def network_for(recipe: Recipe, images: Images, seed: int = 0) -> nn.Module:
-    """Build the recipe's network for these images."""
-    _, channels, height, width = images.pixels.shape
+def network_for(recipe: Recipe, seed: int = 0) -> nn.Module:
+    """Build the recipe's network for the images of its data set."""
+    image, classes = input_facts(recipe)
+    return build_network(recipe.network, image, classes, Quantization.parse(recipe.quantization, recipe.tie), seed)
+
+
+def input_facts(recipe: Recipe) -> tuple[tuple[int, int, int], int]:
+    """Shape (channels, height, width) of the recipe's images after preprocessing, and their classes.
+
+    Raises:
+        ConfigError: an unknown data set, or a crop larger than its images.
+    """
+    (channels, height, width), classes = image_facts(recipe.dataset)
     side = recipe.preprocessing.crop
-    image = (channels, height, width) if side is None else (channels, side, side)
-    return build_network(
-        recipe.network, image, images.classes, Quantization.parse(recipe.quantization, recipe.tie), seed
-    )
+    if side is None:
+        return (channels, height, width), classes
+    if side > min(height, width):
+        raise ConfigError(f"recipe {recipe.name}: crop (= {side}) is larger than the images of {height}x{width}")
+    return (channels, side, side), classes
 
 
 def train(
     run: Run, images: Images, test: Images, device: torch.device, start: Path | None = None, quiet: bool = False
-) -> dict[str, Any]:
+) -> TrainingResult:
     """Train the run's recipe, from its checkpoint where it has one, and measure the best epoch on the test set.
 
     Args:
@@ -82,7 +90,7 @@ def train(
         quiet: Show no progress.
 
     Returns:
-        Contents of ``results/train.json``.
+        What it measured, as written to ``results/train.json``.
 
     Raises:
         TrainingError: the loss is not finite.
@@ -91,16 +99,19 @@ def train(
     """
     recipe, plan = run.recipe, run.recipe.training
     fitting, validation = hold_out(images, plan.validation, run.seed)
-    model = network_for(recipe, images, run.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = network_for(recipe, run.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if start is not None:
         load_twin(model, start)
     state = _State(model, _optimiser(model, plan), [])
     precision = _precision(plan, device)
     if run.has(CHECKPOINT):
         _restore(run, state)
+        write_json(run.file(HISTORY), state.history)
     else:
         environment = describe_environment(str(device), torch.get_num_threads())
         write_json(run.file(ENVIRONMENT), environment | {"precision": str(precision).removeprefix("torch.")})
+    if state.epoch < plan.epochs:
+        run.forget_results()
     pixels, labels = fitting.pixels.to(device), fitting.labels.to(device)
     bar = tqdm(total=plan.epochs, initial=state.epoch, desc=run.name, unit="epoch", disable=True if quiet else None)
     with bar:
@@ -119,15 +130,15 @@ def train(
     load_ann(run.file(ANN), model)
     history = state.history
     best_epoch = max(range(len(history)), key=lambda epoch: (history[epoch]["validation_accuracy"], -epoch))
-    result = {
-        "epochs": len(history),
-        "best_epoch": best_epoch + 1,
-        "validation_accuracy": history[best_epoch]["validation_accuracy"],
-        "test_accuracy": evaluate(model, test, recipe, device, torch.float32),
-        "test_images": len(test),
-        "seconds": round(sum(entry["seconds"] for entry in history), 1),
-    }
-    write_json(run.file(TRAINING), result)
+    result = TrainingResult(
+        epochs=len(history),
+        best_epoch=best_epoch + 1,
+        validation_accuracy=history[best_epoch]["validation_accuracy"],
+        test_accuracy=evaluate(model, test, recipe, device, torch.float32),
+        test_images=len(test),
+        seconds=round(sum(entry["seconds"] for entry in history), 1),
+    )
+    write_json(run.file(TRAINING), msgspec.to_builtins(result))
     return result
 
 
@@ -162,63 +173,6 @@ def learning_rate(plan: Training, progress: float) -> float:
             return plan.learning_rate * (0.04 + 0.96 * done / 0.3)
         return plan.learning_rate * 0.5 * (1 + math.cos(math.pi * (done - 0.3) / 0.7))
     return plan.learning_rate
-
-
-def save_ann(path: Path, model: nn.Module, recipe: Recipe) -> None:
-    """Write the network's parameters and buffers with the recipe as metadata."""
-    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
-    header = json.dumps({"format": FORMAT, "version": VERSION, "recipe": to_mapping(recipe)})
-    write_whole(path, lambda temporary: temporary.write_bytes(to_bytes(tensors, {"snnconv": header})))
-
-
-def load_ann(path: Path, model: nn.Module) -> None:
-    """Read parameters and buffers written by ``save_ann`` into a network of the same shape.
-
-    Raises:
-        FormatError: missing, damaged, foreign, or of another network.
-    """
-    tensors = _read_tensors(path)
-    expected = model.state_dict()
-    missing = sorted(set(expected) ^ set(tensors))
-    if missing:
-        raise FormatError(f"{path} holds another network: {missing[0]} is in only one of the two")
-    for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape:
-            raise FormatError(
-                f"{path} holds another network: {name} is {list(tensor.shape)}, expected {list(expected[name].shape)}"
-            )
-    model.load_state_dict(tensors)
-
-
-def load_twin(model: nn.Module, path: Path) -> None:
-    """Start a network from the weights of its full-precision (or other) twin; latent weights take the twin's weights.
-
-    Raises:
-        FormatError: missing, damaged, foreign, or not a twin.
-    """
-
-    def plain(name: str) -> str:
-        return name.replace("parametrizations.weight.original", "weight")
-
-    theirs = {plain(name): tensor for name, tensor in _read_tensors(path).items()}
-    ours = model.state_dict()
-    for name, tensor in ours.items():
-        if plain(name) not in theirs or theirs[plain(name)].shape != tensor.shape:
-            raise FormatError(
-                f"{path} is not a twin of this network: it has no {plain(name)} of shape {list(tensor.shape)}"
-            )
-    model.load_state_dict({name: theirs[plain(name)] for name in ours})
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {}).get("snnconv", "{}"))
-        if header.get("format") != FORMAT or header.get("version") != VERSION:
-            raise FormatError(f"{path} is not a network trained by this version of snnconv")
-        return load_file(path)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise FormatError(f"{path} cannot be read as a trained network: {error}") from error
 
 
 def _epoch(
@@ -281,7 +235,9 @@ def _precision(plan: Training, device: torch.device) -> torch.dtype:
 
 def _save(run: Run, state: _State) -> None:
     contents = {"model": state.model.state_dict(), "optimiser": state.optimiser.state_dict(), "history": state.history}
-    write_whole(run.file(CHECKPOINT), lambda temporary: torch.save(contents, temporary))
+    buffer = io.BytesIO()  # torch's own writing to a full disk raises no OSError
+    torch.save(contents, buffer)
+    write_whole(run.file(CHECKPOINT), lambda temporary: temporary.write_bytes(buffer.getbuffer()))
     write_json(run.file(HISTORY), state.history)
 
 

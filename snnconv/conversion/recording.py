@@ -21,10 +21,12 @@ class Record:
     Attributes:
         z: Its input, float64.
         codes: Its output divided by the step, int8.
+        grid: Its grid.
     """
 
     z: Tensor
     codes: Tensor
+    grid: Grid
 
 
 class Recorder:
@@ -43,8 +45,9 @@ class Recorder:
         self.records: dict[tuple[str, int], Record] = {}
         self._calls: dict[str, int] = {}
         for path, module in self.model.named_modules():
-            if isinstance(getattr(module, "grid", None), Grid):
-                module.register_forward_hook(self._hook(path, module.grid))
+            grid = getattr(module, "grid", None)
+            if isinstance(grid, Grid):
+                module.register_forward_hook(self._hook(path, grid))
 
     @torch.no_grad()
     def run(self, x: Tensor) -> Tensor:
@@ -63,15 +66,19 @@ class Recorder:
             ) from error
         return logits
 
-    def _hook(self, path: str, grid: Any) -> Any:
+    def _hook(self, path: str, grid: Grid) -> Any:
         def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             exact = output / grid.step
             codes = exact.round()
             if not torch.allclose(exact, codes, rtol=0, atol=1e-6):
                 raise ConversionError(f"quantizer {path} gives values that are no multiples of its step {grid.step}")
+            if bool(((codes < -grid.negative) | (codes > grid.positive)).any()):
+                raise ConversionError(
+                    f"quantizer {path} gives codes outside {-grid.negative}..{grid.positive}, the ends of its grid"
+                )
             call = self._calls.get(path, 0)
             self._calls[path] = call + 1
-            self.records[path, call] = Record(inputs[0], codes.to(torch.int8))
+            self.records[path, call] = Record(inputs[0], codes.to(torch.int8), grid)
 
         return record
 

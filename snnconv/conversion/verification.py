@@ -13,6 +13,7 @@ Differences of the same image downstream are attributed to it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
@@ -21,9 +22,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from snnconv.config import Preprocessing
 from snnconv.conversion.recording import Record, Recorder
 from snnconv.data.images import Images
-from snnconv.data.preprocessing import preprocess
+from snnconv.data.preprocessing import prepare
 from snnconv.errors import ConversionError
 from snnconv.snn.layers import Encoder, SpikingLayer
 from snnconv.snn.network import SpikingNetwork, Tap
@@ -56,6 +58,7 @@ class LayerParity:
         saturated: Every unit fired all its spikes on every image.
         rounding_bound: Largest rounding of the integer potential, in units of the value; 0 for one branch.
         within_bound: Units that lie nearer to a boundary than that.
+        ties: Units that differ within the float64 margin, where the ANN itself rounds.
     """
 
     name: str
@@ -68,6 +71,7 @@ class LayerParity:
     saturated: bool = True
     rounding_bound: float = 0.0
     within_bound: int = 0
+    ties: int = 0
 
 
 @dataclass
@@ -83,7 +87,8 @@ class Parity:
         ann_correct: Images the ANN classifies rightly.
         tied_images: Images with a tie, to which their other differences are attributed.
         unexplained: Images without a tie whose prediction or logits differ.
-        mean_ties: Units behind an average pool that differ within the float64 margin.
+        not_compared: Layers and quantizers that have no counterpart, a sentence each.
+        preprocessing_differs: Whether the network prepares its images in another way than its ANN.
     """
 
     images: int = 0
@@ -94,17 +99,22 @@ class Parity:
     ann_correct: int = 0
     tied_images: list[int] = field(default_factory=list)
     unexplained: int = 0
-    mean_ties: int = 0
+    not_compared: list[str] = field(default_factory=list)
+    preprocessing_differs: bool = False
 
     def failures(self) -> list[str]:
         """One sentence for everything that keeps this from being a proof; empty where it is one."""
-        found = []
+        found = list(self.not_compared)
+        if self.preprocessing_differs:
+            found.append("the network prepares its images in another way than its ANN: convert it anew")
         for layer in self.layers:
             if layer.mismatches:
                 found.append(
                     f"layer {layer.name}: {layer.mismatches} of {layer.units} units differ from the ANN's codes "
                     f"(by up to {layer.max_difference})"
                 )
+            if not layer.units:
+                continue
             if layer.silent:
                 found.append(f"layer {layer.name} is silent: no unit fired on any of {self.images} images")
             elif layer.saturated:
@@ -133,6 +143,7 @@ def verify(
     engine: Runner | None = None,
     batch_size: int = 100,
     quiet: bool = True,
+    preprocessing: Preprocessing | None = None,
 ) -> Parity:
     """Compare a spiking network with the ANN it was made from, on images.
 
@@ -143,6 +154,7 @@ def verify(
         engine: Runs the network end to end; None takes its plain forward.
         batch_size: Images at a time; it changes nothing in the outcome.
         quiet: Show no progress.
+        preprocessing: How the ANN's images are prepared; None takes the network's own word for it.
 
     Raises:
         ConversionError: the network was made from another ANN.
@@ -150,16 +162,21 @@ def verify(
     recorder = Recorder(model, network.device)
     run: Callable[[Tensor], Tensor] = network if engine is None else engine.run
     parity = Parity(layers=[LayerParity(name) for name, _ in network.units()])
+    theirs = network.header.preprocessing
+    parity.preprocessing_differs = preprocessing is not None and preprocessing != theirs
+    ours = theirs if preprocessing is None else preprocessing
     for layer, (_, unit) in zip(parity.layers, network.units(), strict=True):
         layer.rounding_bound = float(unit.error.max()) if isinstance(unit, SpikingLayer) else 0.0
     for first in tqdm(range(0, len(images), batch_size), desc="verify", unit="batch", disable=True if quiet else None):
         pixels = images.pixels[first : first + batch_size].to(network.device)
-        x = preprocess(pixels, network.header.preprocessing) if network.header.preprocessing else pixels.float()
+        x = prepare(pixels, ours)
         labels = images.labels[first : first + batch_size].to(network.device)
         logits = recorder.run(x)
+        if not first:
+            parity.not_compared = _not_compared(network, recorder)
         tied = _compare_layers(network, recorder, x, parity)
         parity.tied_images += [first + row for row in tied]
-        own = run(x)
+        own = run(prepare(pixels, theirs) if parity.preprocessing_differs else x)
         scale = torch.maximum(logits.abs().amax(1), own.abs().amax(1)).clamp(min=1e-300)
         same_logits = (logits - own).abs().amax(1) <= LOGIT_TOLERANCE * scale
         same_class = logits.argmax(1) == own.argmax(1)
@@ -181,7 +198,7 @@ def _compare_layers(network: SpikingNetwork, recorder: Recorder, x: Tensor, pari
     entries = {layer.name: layer for layer in parity.layers}
     tied: set[int] = set()
 
-    def compare(name: str, counts: Tensor) -> Tensor:
+    def compare(name: str, counts: Tensor, step: int) -> Tensor:
         origin = network.nodes[name].origin
         if origin is None:
             return counts
@@ -192,11 +209,9 @@ def _compare_layers(network: SpikingNetwork, recorder: Recorder, x: Tensor, pari
         assert isinstance(unit, Encoder | SpikingLayer)
         different = counts != record.codes
         if _rounds(unit) and bool(different.any()):
-            ties = different & (_margin(unit, record.z) < TIE_MARGIN)
-            if isinstance(unit, Encoder):
-                parity.encoder_ties += int(ties.sum())
-            else:
-                parity.mean_ties += int(ties.sum())
+            ties = different & (_margin(record) < TIE_MARGIN)
+            entries[name].ties += int(ties.sum())
+            parity.encoder_ties += int(ties.sum()) if isinstance(unit, Encoder) else 0
             tied.update(int(row) for row in ties.flatten(1).any(1).nonzero())
             different &= ~ties
         _tally(entries[name], unit, counts, record, different)
@@ -223,7 +238,7 @@ def _tally(entry: LayerParity, unit: Encoder | SpikingLayer, counts: Tensor, rec
     if isinstance(unit, SpikingLayer) and entry.rounding_bound:
         error = unit.error.reshape(1, -1, *[1] * (counts.ndim - 2))
         near = torch.zeros_like(different)
-        for boundary in unit.grid.boundaries:
+        for boundary in record.grid.boundaries:
             near |= (record.z - boundary).abs() <= error
         entry.within_bound += int(near.sum())
 
@@ -233,10 +248,25 @@ def _rounds(unit: Encoder | SpikingLayer) -> bool:
     return isinstance(unit, Encoder) or any(branch.divisor & (branch.divisor - 1) for branch in unit.branches)
 
 
-def _margin(unit: Encoder | SpikingLayer, z: Tensor) -> Tensor:
-    """Distance to the nearest boundary relative to the larger of the two magnitudes."""
-    margin = torch.full_like(z, float("inf"))
-    for boundary in unit.grid.boundaries:
-        size = z.abs().clamp(min=max(abs(boundary), 1e-300))
-        margin = torch.minimum(margin, (z - boundary).abs() / size)
+def _margin(record: Record) -> Tensor:
+    """Distance of the ANN's value to the nearest boundary relative to the larger of the two magnitudes."""
+    margin = torch.full_like(record.z, float("inf"))
+    for boundary in record.grid.boundaries:
+        if math.isfinite(boundary):
+            size = record.z.abs().clamp(min=max(abs(boundary), 1e-300))
+            margin = torch.minimum(margin, (record.z - boundary).abs() / size)
     return margin
+
+
+def _not_compared(network: SpikingNetwork, recorder: Recorder) -> list[str]:
+    """What the comparison would pass over: layers without a quantizer, quantizers without a layer."""
+    origins = {name: network.nodes[name].origin for name, _ in network.units()}
+    found = [
+        f"layer {name} was not compared: it names no quantizer" for name, origin in origins.items() if origin is None
+    ]
+    claimed = {(origin.module, origin.call) for origin in origins.values() if origin is not None}
+    return found + [
+        f"quantizer {path} of the ANN (call {call + 1}) has no layer"
+        for path, call in recorder.records
+        if (path, call) not in claimed
+    ]

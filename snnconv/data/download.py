@@ -6,7 +6,7 @@ import sys
 import tarfile
 import zlib
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -83,6 +83,7 @@ def fetch(dataset: str, folder: Path, sources: Mapping[str, Source] = SOURCES) -
         raise ConfigError(f"{dataset} cannot be downloaded: {', '.join(sources)} can")
     source = sources[dataset]
     target = folder / source.folder
+    new_folders = [place for place in (target, folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".download-", dir=folder) as temporary:
@@ -91,6 +92,9 @@ def fetch(dataset: str, folder: Path, sources: Mapping[str, Source] = SOURCES) -
                     whole = _download(source.url + name, Path(temporary) / name, md5)
                     _move_in(_unpack(whole, target.name) if source.archive else [whole], target)
     except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError) as error:
+        for made in new_folders:
+            with suppress(OSError):
+                made.rmdir()
         files = f"{'what is in ' if source.archive else ''}{', '.join(source.files)}"
         raise DataError(
             f"{dataset} could not be downloaded from {source.url} ({_reason(error)}): put {files} into {target} by hand"

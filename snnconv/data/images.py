@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +33,7 @@ class Images:
         pixels: uint8, (N, C, H, W), 0..255.
         labels: int64, (N,), 0 .. classes - 1.
         classes: Number of classes.
+        indices: int64, (N,), the place of each image in its split; noise is drawn by it.
     """
 
     name: str
@@ -40,8 +41,11 @@ class Images:
     pixels: Tensor
     labels: Tensor
     classes: int
+    indices: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
     def __post_init__(self) -> None:
+        if not len(self.indices):
+            object.__setattr__(self, "indices", torch.arange(len(self.pixels)))
         where = f"{self.name} ({self.split})"
         if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4:
             got = f"{self.pixels.dtype} {tuple(self.pixels.shape)}"
@@ -61,9 +65,9 @@ class Images:
         if isinstance(which, int):
             if not 1 <= which <= len(self):
                 raise ConfigError(f"{self.name} ({self.split}) has {len(self)} images: {which} cannot be taken")
-            return replace(self, pixels=self.pixels[:which], labels=self.labels[:which])
-        indices = torch.as_tensor(which, device=self.labels.device)
-        return replace(self, pixels=self.pixels[indices], labels=self.labels[indices])
+            which = torch.arange(which)
+        rows = torch.as_tensor(which, device=self.labels.device)
+        return replace(self, pixels=self.pixels[rows], labels=self.labels[rows], indices=self.indices[rows.cpu()])
 
 
 @dataclass(frozen=True)
@@ -72,23 +76,29 @@ class _Files:
 
     Attributes:
         classes: Number of classes.
+        image: (channels, height, width) of every image.
         folder: torchvision's folder for it; the set's own name and the data folder itself are looked at too.
         read: Reads a split from a folder, or returns None where its files are not all there.
         fashion: Whether the data folder must (True) or must not (False) say fashion in its name to be looked at itself.
     """
 
     classes: int
+    image: tuple[int, int, int]
     folder: str
     read: Callable[[Path, Split], Arrays | None]
     fashion: bool | None = None
 
 
 DATASETS: dict[str, _Files] = {
-    "digits": _Files(10, "", lambda _, split: make_digits(split)),
-    "mnist": _Files(10, "MNIST/raw", read_idx_pair, fashion=False),
-    "fashion-mnist": _Files(10, "FashionMNIST/raw", read_idx_pair, fashion=True),
-    "cifar10": _Files(10, "cifar-10-batches-py", lambda folder, split: read_cifar(folder, CIFAR10_FILES, split)),
-    "cifar100": _Files(100, "cifar-100-python", lambda folder, split: read_cifar(folder, CIFAR100_FILES, split)),
+    "digits": _Files(10, (1, 28, 28), "", lambda _, split: make_digits(split)),
+    "mnist": _Files(10, (1, 28, 28), "MNIST/raw", read_idx_pair, fashion=False),
+    "fashion-mnist": _Files(10, (1, 28, 28), "FashionMNIST/raw", read_idx_pair, fashion=True),
+    "cifar10": _Files(
+        10, (3, 32, 32), "cifar-10-batches-py", lambda folder, split: read_cifar(folder, CIFAR10_FILES, split)
+    ),
+    "cifar100": _Files(
+        100, (3, 32, 32), "cifar-100-python", lambda folder, split: read_cifar(folder, CIFAR100_FILES, split)
+    ),
 }
 
 
@@ -108,8 +118,7 @@ def load_images(dataset: str, split: Split, data_dir: Path | None = None, downlo
     """
     if split not in ("train", "test"):
         raise ConfigError(f"unknown split {split!r}: train and test are known")
-    if dataset not in DATASETS:
-        raise ConfigError(f"unknown data set {dataset!r}: {', '.join(DATASETS)} are known")
+    image_facts(dataset)
     files = DATASETS[dataset]
     folder = data_dir if data_dir is not None else Path(os.environ.get("SNNCONV_DATA") or "data")
     arrays = _find(dataset, split, files, folder)
@@ -121,6 +130,17 @@ def load_images(dataset: str, split: Split, data_dir: Path | None = None, downlo
         raise DataError(f"{dataset} ({split}) is not there: put its files into {places}")
     pixels, labels = arrays
     return Images(dataset, split, torch.from_numpy(pixels), torch.from_numpy(labels), files.classes)
+
+
+def image_facts(dataset: str) -> tuple[tuple[int, int, int], int]:
+    """Shape (channels, height, width) of a data set's images, and its number of classes; reads no file.
+
+    Raises:
+        ConfigError: an unknown data set.
+    """
+    if dataset not in DATASETS:
+        raise ConfigError(f"unknown data set {dataset!r}: {', '.join(DATASETS)} are known")
+    return DATASETS[dataset].image, DATASETS[dataset].classes
 
 
 def hold_out(images: Images, number: int, seed: int) -> tuple[Images, Images]:

@@ -55,3 +55,8 @@ def _standardised(values: Tensor) -> Tensor:
     squares = values.square().sum(dim=(1, 2, 3), keepdim=True)
     variance = (count * squares - total.square()).clamp(min=0) / count**2
     return (values - total / count) / variance.sqrt().clamp(min=count**-0.5)
+
+
+def prepare(pixels: Tensor, settings: Preprocessing | None) -> Tensor:
+    """Pixels as a network takes them; without settings they are taken as they are, in float32."""
+    return pixels.float() if settings is None else preprocess(pixels, settings)

@@ -40,12 +40,13 @@ class DenseEngine:
     @torch.inference_mode()
     def run(self, x: Tensor, taps: tuple[Tap, ...] = ()) -> Tensor:
         """Logits, float64 (N, classes), of preprocessed images; taps as in ``SpikingNetwork.forward``."""
-        wires = {INPUT: x.to(self.device).contiguous(memory_format=torch.channels_last)}
+        x = x.to(self.device)
+        wires = {INPUT: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x}
         with exact_arithmetic(self.device):
             for name, step in self._steps.items():
                 sent = step(*(wires[wire] for wire in self.network.nodes[name].inputs))
                 for tap in taps if name != self._last else ():
-                    sent = tap(name, sent)
+                    sent = tap(name, sent, 0)
                 wires[name] = sent
         return wires[self._last]
 

@@ -306,7 +306,7 @@ def _build_grid(entry: _Grid) -> Grid:
 def _check_shapes(network: SpikingNetwork) -> None:
     """Send one blank image through and compare every wire with what the header says."""
 
-    def check(name: str, sent: Tensor) -> Tensor:
+    def check(name: str, sent: Tensor, step: int = 0) -> Tensor:
         expected = network.nodes[name].shape
         if tuple(sent.shape[1:]) != expected:
             raise FormatError(f"layer {name} gives {list(sent.shape[1:])}, its header says {list(expected)}")

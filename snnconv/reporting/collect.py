@@ -25,7 +25,11 @@ def collect(runs_dir: Path, names: tuple[str, ...] = ()) -> tuple[list[Result], 
     Raises:
         RunError: a run without results, or runs that do not belong into one figure.
     """
-    chosen = [_named(runs_dir, name) for name in names] if names else _newest(list_runs(runs_dir))
+    chosen = (
+        [_named(runs_dir, name) for name in names]
+        if names
+        else _newest([run for run in list_runs(runs_dir) if not run.shipped])
+    )
     if chosen:
         return _results(chosen), "runs " + ", ".join(run.name for run in chosen)
     with as_file(files("snnconv.shipped")) as folder:

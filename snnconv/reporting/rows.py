@@ -6,24 +6,40 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from snnconv.config import Quantization
 from snnconv.errors import FormatError, RunError
 
-NEEDED = (
-    "accuracy",
-    "accuracy_interval",
-    "accuracy_sd",
-    "ann_macs",
-    "images",
-    "layers",
-    "neurons",
-    "noise_layers",
-    "noise_ratio",
-    "sops_per_image",
-    "spikes_per_image",
-    "trials",
-)
-"""Entries of a simulation that tables and figures read."""
+
+class _Layer(msgspec.Struct):
+    """What tables and figures read of one layer."""
+
+    name: str
+    kind: str
+    units: int
+    levels: int
+    spikes: float
+    rate: float
+    sops: dict[str, float]
+    macs: int
+
+
+class _Simulation(msgspec.Struct):
+    """What tables and figures read of a simulation."""
+
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    accuracy_sd: float
+    ann_macs: int
+    images: int
+    layers: list[_Layer]
+    neurons: int
+    noise_layers: list[str]
+    noise_ratio: float
+    sops_per_image: dict[str, float]
+    spikes_per_image: float
+    trials: int
 
 
 @dataclass(frozen=True)
@@ -48,11 +64,6 @@ class Result:
         return ([] if self.clean is None else [self.clean]) + list(self.noisy)
 
 
-def group_of(run_name: str, configuration: str) -> str:
-    """What stands before the configuration in a run's name: ``lenet-mnist`` of ``lenet-mnist-k1B2-3``."""
-    return run_name.partition(f"-{configuration}")[0]
-
-
 def configuration_order(configuration: str) -> tuple[int, str]:
     """Sort key: fp32, then by levels L, then by name: k0B1, k0B2, k1B1, k0B4, k1B2, k1B4.
 
@@ -71,7 +82,7 @@ def result_from(group: str, configuration: str, simulations: Sequence[Mapping[st
     Of several with the same noise ratio on the same layers, the one of most images counts; of these, the last.
 
     Args:
-        group: Network and data set; ``group_of`` gives it.
+        group: Network and data set.
         configuration: Quantization.
         simulations: Contents of the simulation's result files, in any order; none is allowed.
 
@@ -80,12 +91,13 @@ def result_from(group: str, configuration: str, simulations: Sequence[Mapping[st
     """
     kinds: dict[tuple[float, tuple[str, ...]], Mapping[str, Any]] = {}
     for simulation in simulations:
-        missing = [name for name in NEEDED if name not in simulation]
-        if missing:
+        try:
+            msgspec.convert(simulation, _Simulation)
+        except msgspec.ValidationError as error:
             raise FormatError(
-                f"a simulation result of {group}-{configuration} has no {', '.join(missing)}: "
+                f"a simulation result of {group}-{configuration} is damaged or of another version ({error}): "
                 "run `snnconv simulate` again"
-            )
+            ) from error
         ratio = float(simulation["noise_ratio"])
         kind = (ratio, tuple(simulation["noise_layers"]) if ratio > 0 else ())
         if kind not in kinds or simulation["images"] >= kinds[kind]["images"]:

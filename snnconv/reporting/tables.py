@@ -166,6 +166,8 @@ def _add_total(table: Table, kind: str, layers: Sequence[Row], digits: int) -> N
 
 def _remark(layer: Row) -> str:
     remarks = ["silent"] if layer["silent"] else ["saturated"] if layer["saturated"] else []
+    if layer["ties"]:
+        remarks.append(f"{layer['ties']:,} within float64 rounding")
     if layer["rounding_bound"]:
         remarks.append(f"rounding bound {layer['rounding_bound']:.1e}, {layer['within_bound']:,} units within")
     return ", ".join(remarks)

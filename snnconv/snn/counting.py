@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from snnconv.snn.exact import exact_arithmetic
-from snnconv.snn.layers import Branch, Encoder, Readout, SpikingLayer
+from snnconv.snn.layers import Branch, Encoder, Flatten, Readout, SpikingLayer, SumPool2d
 from snnconv.snn.network import SpikingNetwork
 
 
@@ -101,16 +101,17 @@ class Counter:
             for name, layer, wires in _targets(network)
         }
 
-    def tap(self, name: str, counts: Tensor) -> Tensor:
+    def tap(self, name: str, counts: Tensor, step: int = 0) -> Tensor:
         """Add a batch of counts (N, ...); returns them as they are."""
+        if isinstance(self.network.layers[name], SumPool2d | Flatten):
+            return counts  # wiring: what passes follows from the layer before it
         signed, graded = self._signed.get(name, True), self._graded.get(name, True)
-        dtype = torch.float32 if name in self._signed else torch.float64
-        spikes = _sum(counts.abs() if signed else counts, dtype)
-        events = spikes if not graded else _sum(counts.ne(0) if signed else counts.clamp(max=1), dtype)
+        spikes = _sum(counts.abs() if signed else counts)
+        events = spikes if not graded else _sum(counts.ne(0) if signed else counts.clamp(max=1))
         self._spikes[name] = self._spikes.get(name, 0) + spikes
         self._events[name] = self._events.get(name, 0) + events
         if signed:
-            self._positive[name] = self._positive.get(name, 0) + int(_sum(counts.clamp(min=0), dtype).sum())
+            self._positive[name] = self._positive.get(name, 0) + int(_sum(counts.clamp(min=0)).sum())
         return counts
 
     def layers(self) -> list[LayerCounts]:
@@ -120,6 +121,18 @@ class Counter:
             if isinstance(layer, Encoder | SpikingLayer | Readout):
                 rows.append(self._row(name, layer))
         return rows
+
+    def _passed(self, of: Literal["spikes", "events"], wire: str) -> Tensor:
+        """Spikes or events at each position of a wire, int64.
+
+        A sum-pool and a flatten are wiring: each spike passes by itself, and those of opposite sign do not cancel.
+        """
+        layer = self.network.layers[wire]
+        if isinstance(layer, SumPool2d | Flatten):
+            source = self._passed(of, self.network.nodes[wire].inputs[0])
+            return layer(source[None])[0].to(torch.int64)  # type: ignore[no-any-return]
+        tally = self._spikes if of == "spikes" else self._events
+        return tally[wire] if wire in tally else torch.zeros(self.network.wire_shape(wire), dtype=torch.int64)
 
     def _row(self, name: str, layer: Encoder | SpikingLayer | Readout) -> LayerCounts:
         node = self.network.nodes[name]
@@ -132,8 +145,7 @@ class Counter:
             for fan_outs, wire in zip(self._fan_outs[name], node.inputs, strict=True):
                 for key, convention in CONVENTIONS.items():
                     if kind == "spiking" or convention.readout:
-                        counted = (self._spikes if convention.of == "spikes" else self._events).get(wire)
-                        total = 0 if counted is None else int((counted * fan_outs[convention.zeros]).sum())
+                        total = int((self._passed(convention.of, wire) * fan_outs[convention.zeros]).sum())
                         sops[key] += convention.factor(levels) * total
         spikes = int(self._spikes[name].sum()) if name in self._spikes else 0
         positive = self._positive.get(name, spikes)
@@ -174,16 +186,16 @@ def _encoder_macs(encoder: Encoder, shape: tuple[int, ...]) -> int:
     return macs
 
 
-def _sum(counts: Tensor, dtype: torch.dtype) -> Tensor:
+def _sum(counts: Tensor) -> Tensor:
     """Sum over the batch, int64 on the CPU.
 
     A product with ones reads the counts once, in the order they lie in memory. float32 adds integers
-    exactly below 2^24, more than any batch of units can reach; sums of a pool take float64.
+    exactly below 2^24, more than any batch of units can reach.
     """
     last = counts.ndim == 4 and counts.is_contiguous(memory_format=torch.channels_last)
     rows = counts.permute(0, 2, 3, 1) if last else counts
-    flat = rows.reshape(len(rows), -1).to(dtype)
+    flat = rows.reshape(len(rows), -1).float()
     with exact_arithmetic(flat.device):
-        total = torch.mv(flat.T, torch.ones(len(flat), dtype=dtype, device=flat.device))
+        total = torch.mv(flat.T, torch.ones(len(flat), device=flat.device))
     total = total.to("cpu", torch.int64).reshape(rows.shape[1:])
     return total.permute(2, 0, 1) if last else total

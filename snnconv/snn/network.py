@@ -16,8 +16,8 @@ from snnconv.snn.layers import Encoder, Readout, SpikingLayer, Unit
 INPUT = "input"
 """Name of the wire that carries the analog input."""
 
-Tap = Callable[[str, Tensor], Tensor]
-"""Called with each layer's name and the counts it sends; returns the counts that travel on.
+Tap = Callable[[str, Tensor, int], Tensor]
+"""Called with each layer's name, the counts it sends and the time step; returns the counts that travel on.
 
 Noise changes them, observers return them as they are, verification puts the ANN's codes in their place.
 """
@@ -86,6 +86,8 @@ class SpikingNetwork(nn.Module):
             for wire in nodes[name].inputs:
                 if wire not in sent:
                     raise ConversionError(f"layer {name} reads wire {wire}, which no layer before it sends")
+                if (wire == INPUT) != isinstance(layer, Encoder):
+                    raise ConversionError(f"layer {name} reads wire {wire}; encoders read the input, and only they")
             sent.add(name)
         if not layers or not isinstance(layers[next(reversed(layers))], Readout):
             raise ConversionError("a spiking network must end in a readout")
@@ -106,7 +108,7 @@ class SpikingNetwork(nn.Module):
             if isinstance(layer, Readout):
                 return sent  # type: ignore[no-any-return]
             for tap in taps:
-                sent = tap(name, sent)
+                sent = tap(name, sent, 0)
             wires[name] = sent
         raise AssertionError("unreachable: the constructor demands a readout")
 
@@ -117,9 +119,14 @@ class SpikingNetwork(nn.Module):
                 yield name, layer
 
     @property
-    def encoder(self) -> str:
-        """Name of the encoder."""
-        return next(name for name, layer in self.layers.items() if isinstance(layer, Encoder))
+    def encoders(self) -> tuple[str, ...]:
+        """Names of the layers that read the analog input, mostly one."""
+        return tuple(name for name, layer in self.layers.items() if isinstance(layer, Encoder))
+
+    @property
+    def classes(self) -> int:
+        """Number of logits."""
+        return self.nodes[next(reversed(self.nodes))].shape[0]
 
     @property
     def levels(self) -> list[int]:

@@ -1,6 +1,6 @@
 """Noise, drawn so that nothing but its own coordinates decides a draw.
 
-Every draw is a function of (seed, trial, noise, layer, image index, unit, threshold neuron): it does
+Every draw is a function of (seed, trial, noise, layer, step, image index, unit, threshold neuron): it does
 not depend on batch size, order, sharding, engine or device.
 """
 
@@ -55,18 +55,18 @@ class Deletion:
         if unknown:
             raise ConfigError(f"noise on layer {unknown[0]!r}: the layers that fire are {', '.join(positives)}")
 
-        def delete(name: str, counts: Tensor) -> Tensor:
+        def delete(name: str, counts: Tensor, step: int = 0) -> Tensor:
             if self.ratio == 0 or name not in self.layers:
                 return counts
-            key = stream_key(self.seed, trial, "deletion", name)
+            key = stream_key(self.seed, trial, "deletion", name, step)
             return delete_spikes(counts, self.ratio, key, images.to(counts.device), positives[name])
 
         return delete
 
 
-def stream_key(seed: int, trial: int, noise: str, layer: str) -> int:
+def stream_key(seed: int, trial: int, noise: str, layer: str, step: int = 0) -> int:
     """64-bit key of one stream of draws."""
-    text = f"{seed}/{trial}/{noise}/{layer}".encode()
+    text = f"{seed}/{trial}/{noise}/{layer}/{step}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
 
 

@@ -11,9 +11,8 @@ from scipy.stats import binomtest
 from torch import Tensor
 from tqdm import tqdm
 
-from snnconv.config import Preprocessing
 from snnconv.data.images import Images
-from snnconv.data.preprocessing import preprocess
+from snnconv.data.preprocessing import prepare
 from snnconv.errors import ConfigError
 from snnconv.snn.counting import CONVENTIONS, Counter, LayerCounts
 from snnconv.snn.network import SpikingNetwork, Tap
@@ -164,7 +163,7 @@ def simulate(
         engine: Runs the network, which knows its preprocessing.
         images: Pixels and labels.
         noise_ratio: Probability that a spike is lost, 0..1.
-        noise_layers: Layers whose spikes are at risk; None takes the encoder.
+        noise_layers: Layers whose spikes are at risk; None takes the encoders.
         trials: Repetitions; without noise they are equal and computed once.
         seed: Seed of the noise.
         batch_size: Images at a time; it changes nothing in the outcome.
@@ -178,7 +177,7 @@ def simulate(
     if not 1 <= batch_size <= MAX_BATCH:
         raise ConfigError(f"the batch size (= {batch_size}) must lie in 1..{MAX_BATCH}")
     network = engine.network
-    layers = (network.encoder,) if noise_layers is None else noise_layers
+    layers = network.encoders if noise_layers is None else noise_layers
     noise = Deletion(noise_ratio, layers, seed)
     result = Simulation(len(images), trials, noise_ratio, layers, network.levels, 1, engine.name, seed)
     counter = Counter(network)
@@ -186,16 +185,17 @@ def simulate(
     batches = -(-len(images) // batch_size)
     bar = tqdm(total=runs * batches, desc="simulate", unit="batch", disable=True if quiet else None)
     with bar:
+        before: tuple[int, dict[str, int]] = (0, dict.fromkeys(CONVENTIONS, 0))
         for trial in range(runs):
             correct = 0
             for number, (indices, x, labels) in enumerate(_batches(images, network, batch_size)):
-                before = _totals(counter)
                 logits = engine.run(x, (noise.tap(network, indices, trial), counter.tap))
                 right = int((logits.argmax(1).cpu() == labels).sum())
                 correct += right
-                spikes, sops = _totals(counter)
-                gained = {name: value - before[1][name] for name, value in sops.items()}
-                result.batches.append(BatchLog(trial, number, len(labels), right, spikes - before[0], gained))
+                now = _totals(counter)
+                gained = {name: value - before[1][name] for name, value in now[1].items()}
+                result.batches.append(BatchLog(trial, number, len(labels), right, now[0] - before[0], gained))
+                before = now
                 bar.update()
             result.correct_by_trial.append(correct)
     result.layers = counter.layers()
@@ -206,11 +206,10 @@ def simulate(
 
 
 def _batches(images: Images, network: SpikingNetwork, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    settings = network.header.preprocessing or Preprocessing(divisor=1.0)
     for first in range(0, len(images), size):
         pixels = images.pixels[first : first + size].to(network.device)
-        indices = torch.arange(first, first + len(pixels))
-        yield indices, preprocess(pixels, settings), images.labels[first : first + size]
+        indices = images.indices[first : first + size]
+        yield indices, prepare(pixels, network.header.preprocessing), images.labels[first : first + size]
 
 
 def _totals(counter: Counter) -> tuple[int, dict[str, int]]:
