@@ -38,7 +38,11 @@ def main() -> None:
 
         write_json(
             args.json,
-            {"environment": describe_environment("cpu", 2) | {"date": time.strftime("%Y-%m-%d")}, "rows": rows},
+            {
+                "environment": describe_environment("cpu", int(rows[0]["threads"]))
+                | {"date": time.strftime("%Y-%m-%d")},
+                "rows": rows,
+            },
         )
 
 
@@ -60,7 +64,14 @@ def _measure(recipe_name: str, number: int, batch_size: int) -> dict[str, object
     network = convert(network_for(recipe), preprocess(pixels[:2], recipe.preprocessing), recipe.preprocessing)
     simulate(choose_engine(network), images, batch_size=batch_size)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"network": recipe.name, "images": number, "batch_size": batch_size, "peak_megabytes": peak}
+    threads = torch.get_num_threads()
+    return {
+        "network": recipe.name,
+        "threads": threads,
+        "images": number,
+        "batch_size": batch_size,
+        "peak_megabytes": peak,
+    }
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """snnconv: quantized neural networks to spiking ones, with proof.
 
     import snnconv
-    network = snnconv.convert(model, example_input)              # layer by layer, or refused by name
+    network = snnconv.convert(model, example_input, preprocessing)   # layer by layer, or refused by name
     parity = snnconv.verify(model, network, images)              # every unit's count = the ANN's code
     measured = snnconv.simulate(network, images, noise_ratio=0.1)
     print(measured.accuracy, measured.spikes_per_image, measured.sops_per_image["synops"])
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from snnconv.ann.quantizers import KBQuantizer
     from snnconv.ann.weights import TernaryWeight
     from snnconv.api import load, save, simulate, verify
+    from snnconv.config import Preprocessing
     from snnconv.conversion.convert import convert
     from snnconv.data.images import Images, load_images
     from snnconv.errors import SnnconvError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Images",
     "KBQuantizer",
+    "Preprocessing",
     "SnnconvError",
     "SpikingNetwork",
     "TernaryWeight",
@@ -42,6 +44,7 @@ __all__ = [
 _HOMES = {
     "Images": "snnconv.data.images",
     "KBQuantizer": "snnconv.ann.quantizers",
+    "Preprocessing": "snnconv.config",
     "SnnconvError": "snnconv.errors",
     "SpikingNetwork": "snnconv.snn.network",
     "TernaryWeight": "snnconv.ann.weights",

@@ -22,14 +22,14 @@ def verify(
     *,
     batch_size: int = 100,
     engine: str = "auto",
-    device: str = "cpu",
+    device: str | None = None,
     quiet: bool = True,
 ) -> verification.Parity:
     """Compare a spiking network with its ANN, unit by unit, on images.
 
     ``failures()`` of the result is empty where the conversion is proven; see ``conversion.verification``.
     """
-    runner = choose_engine(network, engine, torch.device(device))
+    runner = choose_engine(network, engine, None if device is None else torch.device(device))
     return verification.verify(model, network, images, runner, batch_size, quiet)
 
 
@@ -43,11 +43,11 @@ def simulate(
     seed: int = 0,
     batch_size: int = 100,
     engine: str = "auto",
-    device: str = "cpu",
+    device: str | None = None,
     quiet: bool = True,
 ) -> simulation.Simulation:
     """Run a spiking network over images and count; see ``snn.simulation``."""
-    runner = choose_engine(network, engine, torch.device(device))
+    runner = choose_engine(network, engine, None if device is None else torch.device(device))
     return simulation.simulate(runner, images, noise_ratio, noise_layers, trials, seed, batch_size, quiet)
 
 

@@ -32,7 +32,7 @@ def grid_code(z: float, boundaries: Sequence[float], closed: Sequence[bool], neg
 
 
 def k_b_unit(U: int, gamma: float, beta: float, mu: float, sigma: float, k: int, B: int) -> int:
-    """Count of a unit at the integer potential U, by the published thresholds (METHODS 1.4).
+    """Count of a unit at the integer potential U, by the published thresholds (Zou et al. 2021).
 
     theta_i = [(i + 1/2)/2^k - beta] 2^k sigma/gamma + 2^k mu; a level fires at or above it where
     gamma > 0, at or below it where gamma < 0; where gamma = 0 the unit is the code of beta.

@@ -376,3 +376,30 @@ def test_a_stopped_training_leaves_whole_files_and_can_be_resumed(tmp_path: Path
     assert 1 <= len(json.loads((run / "history.json").read_text())) < 4
     result = snnconv("train", "--resume", "--quiet", "--json", cwd=tmp_path)
     assert json.loads(result.stdout)["epochs"] == 4
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_no_half_run(tmp_path: Path) -> None:
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)); "
+        "from snnconv.cli import main; main(prog_name='snnconv')"
+    )
+    command = [sys.executable, "-c", code, "train", "lenet-digits-k0B1", "--epochs", "1"]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert process.returncode == 1
+    assert "Error: cannot write runs/lenet-digits-k0B1/ann.safetensors: File too large" in process.stderr
+    assert "Traceback" not in process.stderr
+    assert not (tmp_path / "runs/lenet-digits-k0B1").exists()
+
+
+@pytest.mark.parametrize("command", ["simulate", "verify"])
+def test_an_interrupted_measurement_writes_nothing(folder: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from snnconv.engines.dense import DenseEngine
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    monkeypatch.setattr(DenseEngine, "run", stop)
+    result = snnconv(command, "--quiet", cwd=folder)
+    assert result.exit_code == 1 and "Aborted!" in result.output
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -15,9 +17,11 @@ from snnconv.ann.quantizers import KBQuantizer
 from snnconv.conversion.convert import convert
 from snnconv.engines import dense
 from snnconv.engines.affine import apply_affine, fit_affine
-from snnconv.engines.dense import DenseEngine
+from snnconv.engines.dense import DenseEngine, affine_of
+from snnconv.formats.native import load
 from snnconv.grids import Grid, k_b_grid
-from snnconv.snn.layers import Branch, Readout, SpikingLinear
+from snnconv.runs import NETWORK, shipped_run
+from snnconv.snn.layers import Branch, Readout, SpikingLayer, SpikingLinear
 from snnconv.snn.network import SpikingNetwork, Tap
 from snnconv.snn.noise import Deletion
 from snnconv.snn.synapses import LinearSynapse
@@ -275,8 +279,31 @@ def test_slopes_outside_float32_give_a_right_map_or_none(slope: float) -> None:
 def test_constant_channels_are_mapped() -> None:
     T = torch.tensor([[-4, 5, -4], [-4, 5, 5]])  # always both, never any, always one
     affine = fit_affine(T, 0, torch.zeros(3, dtype=torch.float64), torch.tensor([0, 0, 0]))
-    if affine is not None:
-        assert affine_counts(affine, 0, 2, 0, 3).tolist() == [[2.0, 0.0, 1.0]]
+    assert affine is not None
+    assert affine_counts(affine, 0, 2, 0, 3).tolist() == [[2.0, 0.0, 1.0]]
+
+
+def test_every_hidden_layer_of_a_trained_network_takes_the_affine_path() -> None:
+    network = load(shipped_run().file(NETWORK))
+    hidden = [layer for layer in network.layers.values() if isinstance(layer, SpikingLayer)]
+    assert len(hidden) == 5
+    assert all(affine_of(layer) is not None for layer in hidden)
+
+
+@pytest.mark.parametrize("engine", ["dense", "reference"])
+def test_counts_do_not_depend_on_the_number_of_threads(engine: str) -> None:
+    code = (
+        "import sys, torch; torch.set_num_threads(int(sys.argv[1])); "
+        "from snnconv.runs import *; from snnconv.formats.native import load; from snnconv.api import simulate; "
+        "from snnconv.data.images import load_images; "
+        "m = simulate(load(shipped_run().file(NETWORK)), load_images('digits', 'test').take(60), noise_ratio=0.2, "
+        "engine=sys.argv[2]); print(m.correct_by_trial, [(r.positive, r.events, r.sops) for r in m.layers])"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", code, threads, engine], capture_output=True, text=True, check=True).stdout
+        for threads in ("1", "2")
+    ]
+    assert runs[0] == runs[1] and "synops" in runs[0]
 
 
 def test_the_readout_of_an_engine_is_the_network_s() -> None:

@@ -39,7 +39,7 @@ def fit_affine(thresholds: Tensor, negative: int, slope: Tensor, reach: Tensor) 
         The map, tried out on every potential next to a threshold; None where there is none.
     """
     levels = thresholds.shape[0]
-    bits = FLOAT32_BITS - 2 - int(reach.max()).bit_length()
+    bits = FLOAT32_BITS - 2 - (int(reach.max()) + levels).bit_length()
     if bits < 1:
         return None
     slope = torch.where(slope > 0, slope, torch.ones_like(slope)).float().double()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from snnconv.engines.affine import apply_affine, fit_affine
+from snnconv.engines.affine import Affine, apply_affine, fit_affine
 from snnconv.snn.exact import exact_arithmetic, exact_dtype
 from snnconv.snn.layers import Encoder, MaxPool2d, Readout, SpikingLayer, channelwise
 from snnconv.snn.network import INPUT, SpikingNetwork, Tap
@@ -27,14 +27,14 @@ class DenseEngine:
 
     Args:
         network: The network; its weights are read once.
-        device: Where to compute.
+        device: Where to compute; None takes the network's own. The caller's network stays where it is.
     """
 
     name = "dense"
 
     def __init__(self, network: SpikingNetwork, device: torch.device | None = None) -> None:
-        self.device = torch.device("cpu") if device is None else device
-        self.network = network.to(self.device)
+        self.device = network.device if device is None else device
+        self.network = network.on(self.device)
         self._steps = {name: self._prepare(layer) for name, layer in network.layers.items()}
 
     @torch.inference_mode()
@@ -64,19 +64,27 @@ class DenseEngine:
         return lambda counts: layer(counts).float()
 
 
+def affine_of(layer: SpikingLayer) -> Affine | None:
+    """The layer's ladder as one affine map, where it has a single branch with weights and such a map is proven."""
+    branch = layer.branches[0]
+    if len(layer.branches) > 1 or isinstance(branch.synapse, IdentitySynapse) or layer.reach >= 2**24:
+        return None
+    slope = branch.scale.abs() / (branch.divisor * layer.grid.step)
+    reach = branch.synapse.reaches(layer.largest[0]) * layer.multipliers[0].abs()
+    return fit_affine(layer.neuron.thresholds.cpu(), layer.grid.negative, slope.cpu(), reach.cpu())
+
+
 def _spiking(layer: SpikingLayer) -> Step:
     """The layer as one call on float counts."""
-    if len(layer.branches) > 1 or isinstance(layer.branches[0].synapse, IdentitySynapse):
+    synapse, grid = layer.branches[0].synapse, layer.grid
+    if len(layer.branches) > 1 or isinstance(synapse, IdentitySynapse):
         return lambda *counts: layer(*counts).float()
-    synapse = layer.branches[0].synapse
-    sign, thresholds, grid = layer.multipliers[0], layer.neuron.thresholds, layer.grid
     dtype = exact_dtype(layer.reach)
-    weight = synapse.weight.to(dtype) * sign.to(dtype).reshape(-1, *[1] * (synapse.weight.ndim - 1))
-    reach = synapse.reaches(layer.largest[0]) * sign.abs()
+    sign = layer.multipliers[0].to(dtype)
+    weight = synapse.weight.to(dtype) * sign.reshape(-1, *[1] * (synapse.weight.ndim - 1))
     if weight.ndim == 4:
         weight = weight.contiguous(memory_format=torch.channels_last)
-    slope = layer.branches[0].scale.abs() / (layer.branches[0].divisor * grid.step)
-    affine = fit_affine(thresholds.cpu(), grid.negative, slope.cpu(), reach.cpu()) if dtype == torch.float32 else None
+    affine, thresholds = affine_of(layer), layer.neuron.thresholds
     if affine is None:
         return lambda counts: ladder_step(synapse.connect(counts.to(dtype), weight), thresholds, grid.negative).float()
     factor, shift = affine.slope.to(weight.device), affine.shift.to(weight.device)

@@ -16,7 +16,7 @@ class ReferenceEngine:
     name = "reference"
 
     def __init__(self, network: SpikingNetwork, device: torch.device | None = None) -> None:
-        self.network = network.to(torch.device("cpu") if device is None else device)
+        self.network = network.on(network.device if device is None else device)
 
     @torch.inference_mode()
     def run(self, x: Tensor, taps: tuple[Tap, ...] = ()) -> Tensor:
@@ -32,6 +32,8 @@ def choose_engine(
     network: SpikingNetwork, name: str = "auto", device: torch.device | None = None
 ) -> DenseEngine | ReferenceEngine:
     """Make the engine of that name for a network; ``auto`` takes the fastest that fits the device.
+
+    Without a device it stays on the network's own.
 
     Raises:
         ConfigError: no such engine.

@@ -27,25 +27,27 @@ class Convention:
         zeros: Whether connections of weight 0 count.
         factor: What the sum is multiplied by, given the layer's own L.
         readout: Whether the readout has any.
-        meaning: One line for people, with the source.
     """
 
     of: Literal["spikes", "events"]
     zeros: bool
     factor: Callable[[int], int]
     readout: bool
-    meaning: str
 
 
 CONVENTIONS: dict[str, Convention] = {
-    "synops": Convention("spikes", False, lambda levels: 1, True, "accumulations an event-driven chip makes"),
-    "events": Convention("events", False, lambda levels: 1, True, "graded events times fan-out"),
-    "fanout": Convention("spikes", True, lambda levels: 1, True, "synops with zero weights counted"),
-    "ladder": Convention(
-        "spikes", False, lambda levels: levels, True, "synops, each threshold neuron its own synapses"
-    ),
-    "zou2021": Convention("spikes", True, lambda levels: 2 * levels, False, "2 L fanout, Zou et al. 2021"),
+    "synops": Convention("spikes", zeros=False, factor=lambda levels: 1, readout=True),
+    "events": Convention("events", zeros=False, factor=lambda levels: 1, readout=True),
+    "fanout": Convention("spikes", zeros=True, factor=lambda levels: 1, readout=True),
+    "ladder": Convention("spikes", zeros=False, factor=lambda levels: levels, readout=True),
+    "zou2021": Convention("spikes", zeros=True, factor=lambda levels: 2 * levels, readout=False),
 }
+"""The conventions by name.
+
+``synops``: accumulations an event-driven chip makes. ``events``: the same for graded events, one a count.
+``fanout``: synops with zero weights counted. ``ladder``: synops where each threshold neuron has its own
+synapses. ``zou2021``: as the logs of Zou et al. 2021 count, without the readout.
+"""
 
 
 @dataclass(frozen=True)

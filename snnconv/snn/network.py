@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -136,6 +137,10 @@ class SpikingNetwork(nn.Module):
     def wire_shape(self, wire: str) -> tuple[int, ...]:
         """Shape of what a wire carries for one image."""
         return self.header.shape if wire == INPUT else self.nodes[wire].shape
+
+    def on(self, device: torch.device) -> SpikingNetwork:
+        """This network where it lies on the device already, else a copy there."""
+        return self if self.device == device else copy.deepcopy(self).to(device)
 
     @property
     def device(self) -> torch.device:
