@@ -1,22 +1,29 @@
-"""Activation and weight quantizers: values, sides of boundaries, gradients."""
+"""Activation quantizers: values, sides of boundaries, gradients."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from reference import k_b_value
-from samples import ternary
-from torch import Tensor, nn
 
-from snnconv.ann.quantizers import KBQuantizer
-from snnconv.ann.weights import TernaryWeight
+from snnconv.ann.quantizers import (
+    KBQuantizer,
+    StairQuantizer,
+    binary_activation,
+    shipped_binary_activation,
+    signed_activation,
+    sttn_activation,
+    ternary_activation,
+)
 
 KB = st.sampled_from([(0, 1), (0, 2), (1, 1), (0, 4), (1, 2), (1, 4), (3, 2), (0, 127)])
 VALUES = st.lists(st.floats(-4, 6, width=32), min_size=1, max_size=30)
+NEXT = math.nextafter
 DTYPES = [torch.float32, torch.float64]
 
 
@@ -86,57 +93,50 @@ def test_a_quantizer_leaves_its_input_alone() -> None:
     assert torch.equal(z, before)
 
 
-def _ternary_codes(weights: list[float]) -> list[int]:
-    """METHODS 1.2, by hand."""
-    delta = 0.7 * sum(abs(w) for w in weights) / len(weights)
-    return [1 if w >= delta else -1 if w <= -delta else 0 for w in weights]
+# METHODS 2, 3 and 5, by hand
+STAIRS: dict[str, tuple[Callable[[], StairQuantizer], list[tuple[float, float]]]] = {
+    "ternary": (
+        ternary_activation,
+        [(-3, -1), (-0.5, -1), (NEXT(-0.5, 0), 0), (0, 0), (NEXT(0.5, 0), 0), (0.5, 1), (3, 1)],
+    ),
+    "binary": (binary_activation, [(-2, 0), (-5e-324, 0), (-0.0, 1), (0, 1), (2, 1)]),
+    "three-level": (
+        shipped_binary_activation,
+        [(-1, 0), (NEXT(-0.4, -1), 0), (-0.4, 0.5), (0.39, 0.5), (0.4, 1), (9, 1)],
+    ),
+    "sttn": (
+        sttn_activation,
+        [(-3, -1), (NEXT(-0.5, -1), -1), (-0.5, 0), (0, 0), (NEXT(0.5, 0), 0), (0.5, 1), (3, 1)],
+    ),
+    "signed k1B1": (
+        lambda: signed_activation(1, 1),
+        [(-9, -1), (NEXT(-0.75, -1), -1), (-0.75, -0.5), (-0.25, 0), (0.25, 0.5), (0.74, 0.5), (0.75, 1), (9, 1)],
+    ),
+}
 
 
-def test_both_sides_of_the_ternary_threshold_are_closed() -> None:
-    # mean |W| = (7 + 7 + 6.5 + 6.5 + 16.5 + 16.5) / 6 = 10, so Delta = 7
-    weights = torch.tensor([[7.0, -7.0, 6.5, -6.5, 16.5, -16.5]])
-    assert TernaryWeight().parts(weights)[0].codes.tolist() == [[1, -1, 0, 0, 1, -1]]
+@pytest.mark.parametrize("name", STAIRS)
+def test_stairs_change_on_the_published_side_of_their_boundaries(name: str) -> None:
+    make, pairs = STAIRS[name]
+    z = torch.tensor([pair[0] for pair in pairs], dtype=torch.float64)
+    assert make()(z).tolist() == [pair[1] for pair in pairs]
 
 
-@settings(max_examples=50)
-@given(st.lists(st.integers(-40, 40), min_size=1, max_size=24))
-def test_ternary_codes_follow_the_rule(weights: list[int]) -> None:
-    latent = torch.tensor(weights, dtype=torch.float64).reshape(1, -1)
-    if any(weights) and not any(abs(abs(w) - 0.7 * latent.abs().mean()) < 1e-9 for w in weights):
-        assert TernaryWeight().parts(latent)[0].codes.flatten().tolist() == _ternary_codes([float(w) for w in weights])
+@pytest.mark.parametrize(
+    ("name", "inside", "outside"),
+    [
+        ("ternary", {0.0: 2, NEXT(1, 0): 2, NEXT(-1, 0): 2}, (1.0, -1.0, 1.5)),  # 2 * [|z| < 1]
+        ("sttn", {0.0: 1, 1.0: 1, -1.0: 1}, (NEXT(1, 2), NEXT(-1, -2))),  # [|x| <= 1]
+        ("binary", {0.0: 1, 1.0: 1, -1.0: 1}, (NEXT(1, 2), -1.5)),
+        ("three-level", {0.0: 1, 1.0: 1, -1.0: 1}, (NEXT(1, 2), -1.5)),
+    ],
+)
+def test_gradients_are_the_published_windows(name: str, inside: dict[float, float], outside: tuple[float, ...]) -> None:
+    z = torch.tensor([*inside, *outside], dtype=torch.float64, requires_grad=True)
+    (3 * STAIRS[name][0]()(z)).sum().backward()
+    assert z.grad.tolist() == [3 * gain for gain in inside.values()] + [0.0] * len(outside)
 
 
-def test_the_ternary_threshold_is_one_a_layer_not_one_a_channel() -> None:
-    latent = torch.tensor([[0.1, -0.1], [1.0, -1.0]])  # Delta = 0.7 * 0.55
-    assert TernaryWeight().parts(latent)[0].codes.tolist() == [[0, 0], [1, -1]]
-
-
-def test_a_layer_of_zeros_has_the_sign_of_zero_which_is_plus_one() -> None:
-    assert TernaryWeight().parts(torch.zeros(2, 3))[0].codes.tolist() == [[1] * 3] * 2
-
-
-def test_codes_and_scale_make_the_weight(generator: torch.Generator) -> None:
-    layer = ternary(nn.Conv2d(3, 4, 3))
-    chain = layer.parametrizations.weight
-    with torch.no_grad():
-        chain.original.normal_(generator=generator)
-    ((codes, scale),) = chain[0].parts(chain.original)
-    assert codes.dtype == torch.int8
-    assert scale.shape == (4,)
-    assert set(codes.unique().tolist()) == {-1, 0, 1}
-    assert torch.equal(layer.weight, codes.float() * scale.reshape(-1, 1, 1, 1))
-
-
-def test_ternary_codes_are_idempotent_and_odd(generator: torch.Generator) -> None:
-    latent = torch.randn(6, 20, generator=generator)
-    codes = TernaryWeight().parts(latent)[0].codes
-    assert torch.equal(TernaryWeight().parts(-latent)[0].codes, -codes)
-    assert torch.equal(TernaryWeight().parts(codes.float())[0].codes, codes)
-
-
-def test_the_gradient_passes_straight_through_to_the_latent_weight(generator: torch.Generator) -> None:
-    layer = ternary(nn.Linear(5, 3, bias=False))
-    x: Tensor = torch.randn(7, 5, generator=generator)
-    downstream = torch.randn(7, 3, generator=generator)
-    (layer(x) * downstream).sum().backward()
-    torch.testing.assert_close(layer.parametrizations.weight.original.grad, downstream.T @ x)
+def test_sttn_s_activation_is_the_signed_one_of_one_level() -> None:
+    assert sttn_activation().grid == signed_activation(0, 1).grid
+    assert signed_activation(1, 4).window == 4.0

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 
 class Part(NamedTuple):
@@ -79,10 +80,10 @@ class ResidualTernaryWeight(WeightQuantizer):
     """Ternary weights with a scale, and residual expansion: one latent weight, several thresholds.
 
         Delta_b = beta_b * max |W| ;    S_b = mean of |W| over |W| >= Delta_b
-        weight = sum_b S_b * (+1 where W >= Delta_b, -1 where W <= -Delta_b, else 0)
+        weight = sum_b S_b * (+1 where W >= Delta_b, -1 where W < -Delta_b, else 0)
 
-    One threshold a layer and branch; a branch at Delta = 0 takes +1 for W = 0. Each branch passes the
-    gradient where |W| < 1, and they add up.
+    One threshold a layer and branch, recomputed from the latent weight each time. Each branch passes the
+    gradient where |W| < 1, S and Delta being constants, and they add up.
 
     Args:
         betas: Thresholds of the branches relative to the largest weight; one makes a plain ternary weight.
@@ -96,15 +97,16 @@ class ResidualTernaryWeight(WeightQuantizer):
 
     def parts(self, *latents: Tensor) -> list[Part]:
         (latent,) = latents
-        size, sign = latent.abs(), _sign(latent)
+        size = latent.abs()
         level = torch.zeros((), dtype=latent.dtype, device=latent.device)
         parts = []
         for beta in self.betas:
-            over = size >= beta * size.max()
-            mean = size.double()[over].mean()
+            delta = beta * size.max()
+            over = size >= delta
+            mean = (size.double() * over).sum() / over.sum()
             below, level = level, (level.double() + mean).to(latent.dtype)  # the weight's value up to this branch
             scale = (level.double() - below.double()).expand(latent.shape[0])
-            parts.append(Part(sign * over.to(torch.int8), scale))
+            parts.append(Part((latent >= delta).to(torch.int8) - (latent < -delta).to(torch.int8), scale))
         return parts
 
     def pass_back(self, gradient: Tensor, *latents: Tensor) -> tuple[Tensor, ...]:
@@ -112,6 +114,56 @@ class ResidualTernaryWeight(WeightQuantizer):
 
     def extra_repr(self) -> str:
         return f"betas={self.betas}"
+
+
+class SignPairWeight(WeightQuantizer):
+    """Ternary weight as the sum of two binary ones with latent weights of their own.
+
+        alpha = (||W1||_1 + ||W2||_1) / (2 n) ,   n weights an output filter, one alpha a filter
+        weight = alpha sign(W1) + alpha sign(W2)   in {-2 alpha, 0, 2 alpha}
+
+    It is 0 exactly where the signs disagree. With g the gradient of the weight, each latent one takes
+
+        g * [|W| <= 1.96] + sign(W) / n * sum over its filter of sign(W) g
+
+    Registration keeps the layer's weights as W1 and draws W2 anew, as wide as W1: equal ones would never make a
+    zero. ``clamp_latents`` keeps both in [-1, 1].
+
+    Ref: Xu et al. 2020, IJCAI, arXiv:2204.01234 (STTN).
+    """
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return weight, torch.randn_like(weight) * weight.std(correction=0)
+
+    def branches(self, *latents: Tensor) -> list[Part]:
+        """The two binary weights: codes -1 and 1, and the scale they share; their sum is the weight exactly."""
+        alpha = self._alpha(*latents)
+        return [Part(_sign(latent), alpha) for latent in latents]
+
+    def parts(self, *latents: Tensor) -> list[Part]:
+        first, second = latents
+        return [Part((_sign(first) + _sign(second)) // 2, 2 * self._alpha(*latents))]
+
+    def pass_back(self, gradient: Tensor, *latents: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self._latent_gradient(gradient, latent) for latent in latents)
+
+    def _alpha(self, *latents: Tensor) -> Tensor:
+        sizes = [latent.abs().flatten(1).mean(1, dtype=torch.float64) for latent in latents]
+        return ((sizes[0] + sizes[1]) / 2).to(latents[0].dtype).double()
+
+    def _latent_gradient(self, gradient: Tensor, latent: Tensor) -> Tensor:
+        sign = _sign(latent).to(gradient.dtype)
+        mean = (sign * gradient).flatten(1).mean(1).reshape(-1, *[1] * (latent.ndim - 1))
+        return gradient * (latent.abs() <= 1.96) + sign * mean
+
+
+@torch.no_grad()
+def clamp_latents(model: nn.Module) -> None:
+    """Clamp the latent weights of every ``SignPairWeight`` to [-1, 1], in place; for after each optimiser step."""
+    for module in model.modules():
+        if isinstance(module, parametrize.ParametrizationList) and isinstance(module[0], SignPairWeight):
+            for latent in module.parameters():
+                latent.clamp_(-1, 1)
 
 
 def _unscaled(codes: Tensor) -> Part:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from snnconv.ann.layers import ChannelPermutation, Shortcut
 from snnconv.errors import ConversionError
 from snnconv.grids import Grid
 
@@ -22,7 +23,8 @@ class _Tracer(fx.Tracer):
     """Looks into every module but torch's own and the quantizers."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_quantizer(m) or super().is_leaf_module(m, module_qualified_name)
+        ours = is_quantizer(m) or isinstance(m, ChannelPermutation | Shortcut)
+        return ours or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Shapes(fx.Interpreter):

@@ -15,13 +15,14 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from snnconv.ann.layers import ChannelPermutation, Shortcut
 from snnconv.ann.quantizers import KBQuantizer
 from snnconv.ann.weights import Part
 from snnconv.conversion.builder import Builder
 from snnconv.conversion.folding import fold_batch_norm, weight_parts
 from snnconv.conversion.values import Analog, Counts, Sum, Term, Value, as_sum
 from snnconv.errors import ConversionError
-from snnconv.snn.layers import Branch, Flatten, MaxPool2d, Stage, SumPool2d
+from snnconv.snn.layers import Branch, Flatten, MaxPool2d, Stage, SumPool2d, ZeroChannelShortcut
 from snnconv.snn.synapses import Conv2dSynapse, LinearSynapse, Padding, Pair, Synapse
 
 Rule = Callable[[Builder, fx.Node, Any, Value], Value]
@@ -34,12 +35,15 @@ def conv2d(builder: Builder, node: fx.Node, module: nn.Conv2d, value: Value) -> 
     """Convolution of analog values or counts; pending zero padding joins its own."""
     if module.padding_mode != "zeros":
         raise ConversionError(f"padding_mode={module.padding_mode!r} is not accepted; zeros are")
-    padding = _conv_padding(module)
+    padding, order = _conv_padding(module), None
     if isinstance(value, Analog | Counts):
         padding = _plus(padding, value.padding)
         value = replace(value, padding=NO_PADDING)
+    if isinstance(value, Counts):
+        order = value.order
+        value = replace(value, order=None)
     stride, dilation = _pair(module.stride), _pair(module.dilation)
-    return _connect(node, module, value, lambda w: Conv2dSynapse(w, stride, padding, dilation, module.groups))
+    return _connect(node, module, value, lambda w: Conv2dSynapse(w, stride, padding, dilation, module.groups, order))
 
 
 def linear(builder: Builder, node: fx.Node, module: nn.Linear, value: Value) -> Value:
@@ -81,7 +85,7 @@ def prelu(builder: Builder, node: fx.Node, module: nn.PReLU, value: Value) -> Va
     if not slope > 0:
         raise ConversionError(f"its slope is {slope:g}; a slope above 0 keeps the order of values and is accepted")
     if isinstance(value, Analog):
-        raise ConversionError("a PReLU in front of the first quantizer is not accepted; ReLU and clips are")
+        return replace(value, stages=(*value.stages, Stage(slope=slope)))
     total = _as_sum(node, value)
     return replace(total, chain=(*total.chain, lambda grid: grid.before_slope(slope)))
 
@@ -139,6 +143,19 @@ def zero_pad(builder: Builder, node: fx.Node, module: nn.ZeroPad2d, value: Value
     if isinstance(value, Analog | Counts):
         return replace(value, padding=_plus((left, right, top, bottom), value.padding))
     raise ConversionError(f"zero padding of an unquantized value: {REMEDY}")
+
+
+def permute_channels(builder: Builder, node: fx.Node, module: ChannelPermutation, value: Value) -> Value:
+    """Another order of the channels: waits for the convolution behind it."""
+    counts = value if isinstance(value, Counts) and value.order is None else _counts(value)
+    return replace(counts, order=tuple(module.order(counts.channels)))
+
+
+def shortcut(builder: Builder, node: fx.Node, module: Shortcut, value: Value) -> Value:
+    """Subsampling and zero channels, on counts."""
+    counts = _counts(value)
+    layer = ZeroChannelShortcut(module.channels, module.stride)
+    return replace(counts, wire=builder.add_layer(node, layer, (counts.wire,)), channels=module.channels)
 
 
 def flatten(builder: Builder, node: fx.Node, module: Any, value: Value) -> Value:
@@ -204,6 +221,8 @@ MODULES: dict[type[nn.Module], Rule] = {
     nn.AdaptiveAvgPool2d: adaptive_average_pool,
     nn.MaxPool2d: max_pool,
     nn.ZeroPad2d: zero_pad,
+    ChannelPermutation: permute_channels,
+    Shortcut: shortcut,
     nn.Flatten: flatten,
     nn.Dropout: keep,
     nn.Dropout2d: keep,
@@ -316,6 +335,8 @@ def _counts(value: Value) -> Counts:
 def _refuse_padding(value: Analog | Counts) -> None:
     if any(value.padding):
         raise ConversionError("zero padding is accepted in front of a convolution only")
+    if isinstance(value, Counts) and value.order is not None:
+        raise ConversionError("a permutation of channels is accepted in front of a convolution only")
 
 
 def _plus(left: Padding, right: Padding) -> Padding:

@@ -23,7 +23,10 @@ class Analog:
 
 @dataclass(frozen=True)
 class Counts:
-    """Integer counts on a wire, ``smallest .. largest``; the ANN's value is ``count * step / divisor``."""
+    """Integer counts on a wire, ``smallest .. largest``; the ANN's value is ``count * step / divisor``.
+
+    ``padding`` and ``order`` (of the channels) wait for the convolution that reads the wire.
+    """
 
     wire: str
     step: float
@@ -32,6 +35,7 @@ class Counts:
     channels: int
     padding: Padding = (0, 0, 0, 0)
     divisor: int = 1
+    order: tuple[int, ...] | None = None
 
     @property
     def magnitude(self) -> int:

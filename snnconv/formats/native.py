@@ -32,6 +32,7 @@ from snnconv.snn.layers import (
     SpikingLayer,
     Stage,
     SumPool2d,
+    ZeroChannelShortcut,
     largest_count,
     spiking_layer,
 )
@@ -58,6 +59,7 @@ class _Stage(Settings, frozen=True):
     low: Number = "-inf"
     high: Number = "inf"
     flatten: bool = False
+    slope: float | None = None
 
 
 class _Grid(Settings, frozen=True):
@@ -75,7 +77,7 @@ class _Origin(Settings, frozen=True):
 
 class _Layer(Settings, frozen=True):
     name: str
-    kind: Literal["encoder", "spiking", "sum-pool", "max-pool", "flatten", "readout"]
+    kind: Literal["encoder", "spiking", "sum-pool", "max-pool", "shortcut", "flatten", "readout"]
     inputs: tuple[str, ...]
     shape: tuple[int, ...]
     origin: _Origin | None = None
@@ -170,7 +172,13 @@ def _describe(name: str, layer: nn.Module, node: Node, tensors: dict[str, Tensor
                     branch = _describe_branch(f"{name}.{number}", stage.branch, tensors)
                     number += 1
                 stages.append(
-                    _Stage(branch=branch, low=_word(stage.low), high=_word(stage.high), flatten=stage.flatten)
+                    _Stage(
+                        branch=branch,
+                        low=_word(stage.low),
+                        high=_word(stage.high),
+                        flatten=stage.flatten,
+                        slope=stage.slope,
+                    )
                 )
             return _Layer(kind="encoder", grid=_describe_grid(layer.grid), stages=tuple(stages), **place)
         case SpikingLayer() | Readout():
@@ -189,6 +197,8 @@ def _describe(name: str, layer: nn.Module, node: Node, tensors: dict[str, Tensor
                 "dilation": layer.dilation,
             }
             return _Layer(kind="max-pool", pool=pool, **place)
+        case ZeroChannelShortcut():
+            return _Layer(kind="shortcut", pool={"shape": (layer.channels, layer.stride)}, **place)
         case Flatten():
             return _Layer(kind="flatten", **place)
     raise FormatError(f"layer {name} of type {type(layer).__name__} has no place in a file")
@@ -261,7 +271,7 @@ def _build_layer(entry: _Layer, incoming: list[int], tensors: dict[str, Tensor],
                 if stage.branch is not None:
                     branch = _build_branch(f"{entry.name}.{number}", stage.branch, tensors, unused)
                     number += 1
-                stages.append(Stage(branch, float(stage.low), float(stage.high), stage.flatten))
+                stages.append(Stage(branch, float(stage.low), float(stage.high), stage.flatten, stage.slope))
             return Encoder(stages, _build_grid(entry.grid))
         case "spiking":
             assert entry.grid is not None
@@ -272,6 +282,8 @@ def _build_layer(entry: _Layer, incoming: list[int], tensors: dict[str, Tensor],
             return SumPool2d(**entry.pool)  # type: ignore[arg-type]
         case "max-pool":
             return MaxPool2d(**entry.pool)  # type: ignore[arg-type]
+        case "shortcut":
+            return ZeroChannelShortcut(*entry.pool["shape"])
         case "flatten":
             return Flatten()
 

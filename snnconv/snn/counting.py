@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from snnconv.snn.exact import exact_arithmetic
-from snnconv.snn.layers import Branch, Encoder, Flatten, Readout, SpikingLayer, SumPool2d
+from snnconv.snn.layers import Branch, Encoder, Readout, SpikingLayer, Wiring
 from snnconv.snn.network import SpikingNetwork
 
 
@@ -105,7 +105,7 @@ class Counter:
 
     def tap(self, name: str, counts: Tensor, step: int = 0) -> Tensor:
         """Add a batch of counts (N, ...); returns them as they are."""
-        if isinstance(self.network.layers[name], SumPool2d | Flatten):
+        if isinstance(self.network.layers[name], Wiring):
             return counts  # wiring: what passes follows from the layer before it
         signed, graded = self._signed.get(name, True), self._graded.get(name, True)
         spikes = _sum(counts.abs() if signed else counts)
@@ -127,10 +127,10 @@ class Counter:
     def _passed(self, of: Literal["spikes", "events"], wire: str) -> Tensor:
         """Spikes or events at each position of a wire, int64.
 
-        A sum-pool and a flatten are wiring: each spike passes by itself, and those of opposite sign do not cancel.
+        Through wiring, such as a sum-pool, each spike passes by itself: those of opposite sign do not cancel.
         """
         layer = self.network.layers[wire]
-        if isinstance(layer, SumPool2d | Flatten):
+        if isinstance(layer, Wiring):
             source = self._passed(of, self.network.nodes[wire].inputs[0])
             return layer(source[None])[0].to(torch.int64)  # type: ignore[no-any-return]
         tally = self._spikes if of == "spikes" else self._events

@@ -150,17 +150,20 @@ def spiking_layer(branches: Sequence[Branch], grid: Grid, largest: Sequence[int]
 
 
 class Stage(NamedTuple):
-    """One step of the encoder: an affine map, a flatten, or a clip to [low, high]."""
+    """One step of the encoder: an affine map, a flatten, a PReLU with a slope, or a clip to [low, high]."""
 
     branch: Branch | None = None
     low: float = float("-inf")
     high: float = float("inf")
     flatten: bool = False
+    slope: float | None = None
 
     def apply(self, z: Tensor) -> Tensor:
         """The step on float64 values."""
         if self.flatten:
             return z.flatten(1)
+        if self.slope is not None:
+            return torch.where(z > 0, z, self.slope * z)
         return z.clamp(self.low, self.high) if self.branch is None else self.branch(z)
 
 
@@ -231,6 +234,27 @@ class MaxPool2d(nn.Module):
         return f"kernel={self.kernel}, stride={self.stride}, padding={self.padding}"
 
 
+class ZeroChannelShortcut(nn.Module):
+    """Shortcut without weights: every ``stride``-th row and column, then channels of zeros behind the others.
+
+    Args:
+        channels: Channels it sends.
+        stride: Step of the subsampling.
+    """
+
+    def __init__(self, channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.channels, self.stride = channels, stride
+
+    def forward(self, counts: Tensor) -> Tensor:
+        """Counts in the dtype they came in."""
+        kept = counts[:, :, :: self.stride, :: self.stride]
+        return functional.pad(kept, (0, 0, 0, 0, 0, self.channels - counts.shape[1]))
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, stride={self.stride}"
+
+
 class Flatten(nn.Module):
     """(N, C, H, W) counts to (N, C * H * W), channels first."""
 
@@ -253,6 +277,9 @@ class Readout(nn.Module):
         """Logits, float64 (N, classes)."""
         return torch.stack([branch(x) for branch, x in zip(self.branches, counts, strict=True)]).sum(0)
 
+
+Wiring = SumPool2d | ZeroChannelShortcut | Flatten
+"""A layer through which each spike passes by itself: linear, without units or weights of its own."""
 
 Unit = Encoder | SpikingLayer
 """A layer that fires."""

@@ -1,13 +1,16 @@
-"""The networks by name, each as its authors built it."""
+"""The networks by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 
-from snnconv.ann.models.stack import Conv, conv_stack
+from snnconv.ann.models import plain
+from snnconv.ann.models.blocks import STTN
+from snnconv.ann.models.residual import Plan, basic_block, bottleneck_block, residual_network, single_block
 from snnconv.config import Quantization
 from snnconv.errors import ConfigError
 
@@ -15,39 +18,41 @@ Image = tuple[int, int, int]
 Builder = Callable[[Image, int, Quantization], nn.Module]
 
 
-def lenet(image: Image, classes: int, quantization: Quantization) -> nn.Module:
-    """k/B LeNet: 16C5 | 16C5, 16C2/2 | 32C5, 32C2/2 | 256C4 | dense; made for 28x28 images.
-
-    "/2" is a learned convolution of stride 2, there is no pooling.
-
-    Ref: Zou et al. 2021, Front. Neurosci. 15:694170.
-    """
-    convs = [
-        Conv(16, 5),
-        Conv(16, 5, padding="valid"),
-        Conv(16, 2, stride=2),
-        Conv(32, 5, padding="valid"),
-        Conv(32, 2, stride=2),
-        Conv(256, 4, padding="valid"),
-    ]
-    return conv_stack(convs, image, classes, quantization)
+def _cifar_plan(depth: int) -> Plan:
+    """ResNet of 6 n + 2 layers for 32x32 images (He et al. 2016, CVPR), shortcuts without parameters."""
+    return Plan(basic_block, ((depth - 2) // 6,) * 3, (16, 32, 64), large=False)
 
 
-def vgg(image: Image, classes: int, quantization: Quantization) -> nn.Module:
-    """k/B VGG: 64C3 x3, 64C2/2 | 128C3 x2, 128C2/2 | 256C3 x2, 256C2/2 | 512C3 x2 | dense; for 24x24 images.
+WIDTHS = (64, 128, 256, 512)
+PLANS: dict[str, Plan] = {
+    "resnet20tnn": _cifar_plan(20),
+    "resnet32tnn": _cifar_plan(32),
+    "resnet44tnn": _cifar_plan(44),
+    "resnet56tnn": _cifar_plan(56),
+    "resnet18tnn": Plan(basic_block, (2, 2, 2, 2), WIDTHS, large=True),
+    "resnet34tnn": Plan(basic_block, (3, 4, 6, 3), WIDTHS, large=True),
+    "resnet50tnn": Plan(bottleneck_block, (3, 4, 6, 3), WIDTHS, large=True, expansion=4),
+    "resnet101tnn": Plan(bottleneck_block, (3, 4, 23, 3), WIDTHS, large=True, expansion=4),
+    "resnet18sttn": Plan(single_block, (4, 4, 4, 4), WIDTHS, large=True, family=STTN),
+    "resnet18sttn-small": Plan(single_block, (4, 4, 4, 4), WIDTHS, large=False, family=STTN),
+}
+"""Residual networks. TNN: He, Gong, Fan 2019, arXiv:1807.07948. STTN, with a shortcut around every convolution:
+Xu et al. 2020, arXiv:2204.01234; ``-small`` is made for 32x32 images."""
 
-    "/2" is a learned convolution of stride 2, there is no pooling; the last 512C3 is unpadded.
-
-    Ref: Zou et al. 2021, Front. Neurosci. 15:694170.
-    """
-    convs = [Conv(64, 3)]
-    for channels in (64, 128, 256):
-        convs += [Conv(channels, 3), Conv(channels, 3), Conv(channels, 2, stride=2)]
-    convs += [Conv(512, 3), Conv(512, 3, padding="valid")]
-    return conv_stack(convs, image, classes, quantization)
-
-
-NETWORKS: dict[str, Builder] = {"lenet": lenet, "vgg": vgg}
+NETWORKS: dict[str, Builder] = {
+    "lenet": plain.lenet,
+    "vgg": plain.vgg,
+    "lenet5x5": plain.lenet5x5,
+    "lenet4x4": plain.lenet4x4,
+    "lenet2x2": plain.lenet2x2,
+    "vgg13-3x3": plain.vgg,
+    "vgg13-4x4": plain.vgg13_4x4,
+    "groupv2-3x3": plain.groupv2_3x3,
+    "groupv2-4x4": plain.groupv2_4x4,
+    "model2": plain.model2,
+    "alexnet": plain.alexnet,
+    **{name: partial(residual_network, plan) for name, plan in PLANS.items()},
+}
 
 
 def build_network(name: str, image: Image, classes: int, quantization: Quantization, seed: int = 0) -> nn.Module:
@@ -57,14 +62,16 @@ def build_network(name: str, image: Image, classes: int, quantization: Quantizat
         name: Key of NETWORKS.
         image: (channels, height, width) of the input, after preprocessing.
         classes: Outputs of the readout.
-        quantization: What the hidden layers compute with.
+        quantization: What the network computes with.
         seed: Seed of the initial weights.
 
     Raises:
-        ConfigError: no such network, or an image it cannot take.
+        ConfigError: no such network, an image it cannot take, or a stream to quantize that it does not have.
     """
     if name not in NETWORKS:
         raise ConfigError(f"unknown network {name!r}; known are {', '.join(sorted(NETWORKS))}")
+    if quantization.quantizes_stream and (name not in PLANS or PLANS[name].family is not STTN):
+        raise ConfigError(f"{name} has no stream between its blocks that {quantization.name} could quantize")
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         return NETWORKS[name](image, classes, quantization)

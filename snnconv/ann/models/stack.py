@@ -1,4 +1,4 @@
-"""Builder of plain conv stacks: a list of ``Conv`` lines, then one dense readout."""
+"""Builder of plain stacks: a list of lines, each a convolution, a pool or a dense layer, then the readout."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
-from torch.nn.utils import parametrize
 
-from snnconv.ann.quantizers import KBQuantizer
-from snnconv.ann.weights import TernaryWeight
+from snnconv.ann.layers import ChannelPermutation
+from snnconv.ann.models.blocks import KB, Blocks, Family
 from snnconv.config import Quantization
 from snnconv.errors import ConfigError
+
+Sides = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -24,65 +25,136 @@ class Conv:
         channels: Output channels.
         kernel: Side of the square kernel.
         stride: Step of the kernel.
-        padding: ``same`` keeps the side at stride 1; ``valid`` pads nothing.
+        padding: ``same`` is TensorFlow's: the side becomes ceil(side / stride), and of an odd number of
+            zeros the odd one goes behind; ``valid`` pads nothing; a number pads that much on all sides.
+        groups: g strided channel groups: group i takes the channels i, i + g, i + 2g, ...
     """
 
     channels: int
     kernel: int
     stride: int = 1
-    padding: Literal["same", "valid"] = "same"
+    padding: Literal["same", "valid"] | int = "same"
+    groups: int = 1
+
+    def border(self, side: int) -> Sides:
+        """Zeros before and behind an axis of this length."""
+        if isinstance(self.padding, int):
+            return self.padding, self.padding
+        if self.padding == "valid":
+            return 0, 0
+        total = max(0, (-(-side // self.stride) - 1) * self.stride + self.kernel - side)
+        return total // 2, total - total // 2
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """Max pooling without padding."""
+
+    kernel: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A hidden dense layer: dense, batch norm, activation."""
+
+    features: int
+
+
+Line = Conv | MaxPool | Dense
 
 
 def conv_stack(
-    convs: Sequence[Conv], image: tuple[int, int, int], classes: int, quantization: Quantization
+    lines: Sequence[Line],
+    image: tuple[int, int, int],
+    classes: int,
+    quantization: Quantization,
+    family: Family = KB,
+    encoder: int = 1,
+    norm_logits: bool = False,
 ) -> nn.Sequential:
-    """Build the network: ``conv1 .. convN`` and ``readout``.
+    """Build the network: ``conv1 .. convN``, ``flatten``, ``dense1 .. denseM``, ``readout`` and perhaps ``norm``.
 
-    The first convolution (the encoder) and the readout keep float weights; the convolutions between
-    carry ternary ones. No layer has a bias. In full precision every weight is float and the
-    activation is ReLU.
+    The encoder (the first convolutions) and the readout are the network's ends: float, unless the family or
+    the quantization makes them quantized. No layer but the readout has a bias. In full precision every
+    weight is float and the activation is ReLU.
 
     Args:
-        convs: The convolutions in order.
+        lines: The layers in order; dense ones last.
         image: (channels, height, width) of the input.
         classes: Outputs of the readout.
-        quantization: What the hidden layers compute with.
+        quantization: What the network computes with.
+        family: Where the network comes from.
+        encoder: Convolutions of the encoder; all but the last of them have a ReLU.
+        norm_logits: Whether a batch norm follows the readout.
 
     Raises:
         ConfigError: the image is too small for the kernels.
     """
-    blocks: OrderedDict[str, nn.Module] = OrderedDict()
-    channels, height, width = image
-    for number, line in enumerate(convs, start=1):
-        border = line.kernel - 1 if line.padding == "same" and line.stride == 1 else 0
-        blocks[f"conv{number}"] = _block(line, channels, quantization, encoder=number == 1)
-        height, width = ((side + border - line.kernel) // line.stride + 1 for side in (height, width))
-        channels = line.channels
-        if min(height, width) < 1:
-            raise ConfigError(f"an image of {image[1]}x{image[2]} is too small for layer conv{number}")
-    blocks["flatten"] = nn.Flatten()
-    blocks["readout"] = readout = nn.Linear(channels * height * width, classes, bias=False)
-    nn.init.trunc_normal_(readout.weight, std=0.1, a=-0.2, b=0.2)
-    return nn.Sequential(blocks)
+    stack = _Stack(Blocks(family, quantization), image, encoder)
+    for line in lines:
+        stack.add(line)
+    stack.flatten()
+    stack.layers["readout"] = stack.blocks.readout(stack.channels, classes)
+    if norm_logits:
+        stack.layers["norm"] = norm = nn.BatchNorm1d(classes, eps=1e-5, momentum=0.1)
+        family.initialise(norm)
+    return nn.Sequential(stack.layers)
 
 
-def _block(line: Conv, channels: int, quantization: Quantization, encoder: bool) -> nn.Sequential:
-    conv = nn.Conv2d(channels, line.channels, line.kernel, line.stride, bias=False)
-    nn.init.trunc_normal_(conv.weight, std=0.02, a=-0.04, b=0.04)
-    norm = nn.BatchNorm2d(line.channels, eps=1e-5, momentum=0.1)
-    nn.init.normal_(norm.weight, mean=1.0, std=0.002)
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    if line.padding == "same" and line.stride == 1:
-        before, after = (line.kernel - 1) // 2, line.kernel // 2
-        if before == after:
-            conv.padding = (before, before)
+class _Stack:
+    """The layers so far and the shape of what leaves them."""
+
+    def __init__(self, blocks: Blocks, image: tuple[int, int, int], encoder: int) -> None:
+        self.blocks, self.image, self.encoder = blocks, image, encoder
+        self.layers: OrderedDict[str, nn.Module] = OrderedDict()
+        self.channels = image[0]
+        self.sides: Sides | None = image[1:]
+        self.numbers = {Conv: 0, MaxPool: 0, Dense: 0}
+
+    def add(self, line: Line) -> None:
+        self.numbers[type(line)] += 1
+        number = self.numbers[type(line)]
+        if isinstance(line, Dense):
+            self.flatten()
+            dense = nn.Linear(self.channels, line.features, bias=False)
+            self.layers[f"dense{number}"] = self.blocks.block(dense, self.blocks.activation())
+            self.channels = line.features
+        elif isinstance(line, MaxPool):
+            self.layers[f"pool{number}"] = nn.MaxPool2d(line.kernel, line.stride)
+            self._shrink(f"pool{number}", line.kernel, line.stride, ((0, 0), (0, 0)))
         else:
-            layers["pad"] = nn.ZeroPad2d((before, after, before, after))
-    layers["conv"], layers["norm"] = conv, norm
-    if quantization.k is None or quantization.B is None:
-        layers["act"] = nn.ReLU()
-    else:
-        layers["act"] = KBQuantizer(quantization.k, quantization.B, quantization.tie)
-        if not encoder:
-            parametrize.register_parametrization(conv, "weight", TernaryWeight())
-    return nn.Sequential(layers)
+            self._conv(line, number)
+
+    def flatten(self) -> None:
+        """Join channels and sides, where that has not been done."""
+        if self.sides is not None:
+            self.layers["flatten"] = nn.Flatten()
+            self.channels *= self.sides[0] * self.sides[1]
+            self.sides = None
+
+    def _conv(self, line: Conv, number: int) -> None:
+        assert self.sides is not None, "a convolution stands before the dense layers"
+        rows, columns = (line.border(side) for side in self.sides)
+        conv = nn.Conv2d(self.channels, line.channels, line.kernel, line.stride, groups=line.groups, bias=False)
+        before: dict[str, nn.Module] = {}
+        if line.groups > 1:
+            before["permute"] = ChannelPermutation(line.groups)
+        if rows[0] == rows[1] and columns[0] == columns[1]:
+            conv.padding = (rows[0], columns[0])
+        else:
+            before["pad"] = nn.ZeroPad2d((*columns, *rows))
+        activation = nn.ReLU() if number < self.encoder else self.blocks.activation()
+        block = self.blocks.block(conv, activation, end=number <= self.encoder, **before)
+        self.layers[f"conv{number}"] = block
+        self._shrink(f"conv{number}", line.kernel, line.stride, (rows, columns))
+        self.channels = line.channels
+
+    def _shrink(self, name: str, kernel: int, stride: int, borders: tuple[Sides, Sides]) -> None:
+        assert self.sides is not None, "a pool stands before the dense layers"
+        height, width = (
+            (side + sum(border) - kernel) // stride + 1 for side, border in zip(self.sides, borders, strict=True)
+        )
+        if min(height, width) < 1:
+            raise ConfigError(f"an image of {self.image[1]}x{self.image[2]} is too small for layer {name}")
+        self.sides = height, width
