@@ -5,13 +5,13 @@
 Both sides start from the same uint8 pixels, on the same threads and batch. The ANN has its batch
 norms folded and runs channels_last in float32: once as trained (quantized activations), once with
 ReLU in their place, which is less work than the spiking network does. ``simulate`` counts spikes and
-synaptic operations meanwhile. Rounds alternate; medians and quartiles are printed.
+synaptic operations meanwhile. Each ANN alternates with ``simulate`` round by round; medians and the
+quartiles of ``simulate`` are printed.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from snnconv.ann.checkpoints import load_ann
 from snnconv.ann.training import network_for
 from snnconv.config import Recipe, load_recipe
 from snnconv.conversion.convert import convert
+from snnconv.conversion.recording import frozen_copy
 from snnconv.data.images import Images
 from snnconv.data.preprocessing import preprocess
 from snnconv.engines.registry import choose_engine
@@ -42,19 +42,19 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=NETWORKS, help="networks to measure")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="trained weights are taken from here")
     parser.add_argument("--batch-size", type=int, default=100)
-    parser.add_argument("--images", type=int, default=500, help="images a round")
+    parser.add_argument("--images", type=int, default=1000, help="images a round")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path, help="write the rows here")
     args = parser.parse_args()
     rows = []
     for name in args.recipes:
         rows += measure(load_recipe(name), args.runs_dir, args.images, args.batch_size, args.rounds)
-    print(f"{'network':<22}{'what':<18}{'images/s':>10}{'quartiles':>16}{'x ReLU ANN':>12}{'x quantized ANN':>17}")
+    print(f"{'network':<20}{'engine':<10}{'images/s':>9}{'quartiles':>12}   {'against':<16}{'images/s':>9}{'ratio':>8}")
     for row in rows:
-        low, high = row["quartiles"]
+        spread = "-".join(f"{value:.0f}" for value in row["quartiles"])
         print(
-            f"{row['network']:<22}{row['engine']:<18}{row['images_per_second']:>10.0f}{f'{low:.0f}-{high:.0f}':>16}"
-            f"{row['times_ann']:>12.2f}{row['times_quantized_ann']:>17.2f}"
+            f"{row['network']:<20}{row['engine']:<10}{row['images_per_second']:>9.0f}{spread:>12}   "
+            f"{row['against']:<16}{row['ann_images_per_second']:>9.0f}{row['times_ann']:>8.2f}"
         )
     if args.json:
         about = describe_environment("cpu", torch.get_num_threads()) | {"date": time.strftime("%Y-%m-%d")}
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def measure(recipe: Recipe, runs_dir: Path, number: int, batch: int, rounds: int) -> list[dict[str, Any]]:
-    """Rows of one network: the two ANNs and ``simulate``."""
+    """Rows of one network: ``simulate`` against each of the two ANNs."""
     side = recipe.preprocessing.crop or 28
     channels = 1 if recipe.network == "lenet" else 3
     draws = torch.Generator().manual_seed(0)
@@ -79,25 +79,26 @@ def measure(recipe: Recipe, runs_dir: Path, number: int, batch: int, rounds: int
                 x = preprocess(part, recipe.preprocessing)
                 net(x.contiguous(memory_format=torch.channels_last)).argmax(1)
 
-    calls: dict[str, Callable[[], object]] = {
-        "ANN, ReLU": lambda: ann(rectified),
-        "ANN, quantized": lambda: ann(quantized),
-        f"simulate, {engine.name}": lambda: simulate(engine, images, batch_size=batch),
-    }
-    speeds = _alternate(calls, number, rounds)
-    base = {name: sorted(values)[rounds // 2] for name, values in speeds.items()}
-    return [
-        {
-            "network": recipe.name,
-            "weights": weights,
-            "engine": name,
-            "images_per_second": base[name],
-            "quartiles": quantiles(values, n=4)[::2],
-            "times_ann": base[name] / base["ANN, ReLU"],
-            "times_quantized_ann": base[name] / base["ANN, quantized"],
-        }
-        for name, values in speeds.items()
-    ]
+    def spiking() -> None:
+        simulate(engine, images, batch_size=batch)
+
+    rows = []
+    for what, net in (("ANN, ReLU", rectified), ("ANN, quantized", quantized)):
+        pair = _alternate({"ann": lambda net=net: ann(net), "snn": spiking}, number, rounds)  # type: ignore[misc]
+        medians = {name: sorted(values)[rounds // 2] for name, values in pair.items()}
+        rows.append(
+            {
+                "network": recipe.name,
+                "weights": weights,
+                "against": what,
+                "engine": engine.name,
+                "ann_images_per_second": medians["ann"],
+                "images_per_second": medians["snn"],
+                "quartiles": quantiles(pair["snn"], n=4)[::2],
+                "times_ann": medians["snn"] / medians["ann"],
+            }
+        )
+    return rows
 
 
 def _alternate(calls: dict[str, Callable[[], object]], number: int, rounds: int) -> dict[str, list[float]]:
@@ -128,14 +129,12 @@ def _model(recipe: Recipe, images: Images, runs_dir: Path) -> tuple[nn.Module, s
 def _folded(model: nn.Module, relu: bool) -> nn.Module:
     """The ANN with batch norms folded into its convolutions, channels_last; ReLU in place of its quantizers or not."""
     layers: list[nn.Module] = []
-    for block in copy.deepcopy(model).eval().children():
+    for block in frozen_copy(model).eval().children():
         parts = dict(block.named_children())
         conv, norm = parts.get("conv"), parts.get("norm")
         if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
             layers.append(block)
             continue
-        if parametrize.is_parametrized(conv):
-            parametrize.remove_parametrizations(conv, "weight", leave_parametrized=True)
         layers += [fuse_conv_bn_eval(conv, norm), nn.ReLU(inplace=True) if relu else parts["act"]]
     network = nn.Sequential(*layers).eval()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

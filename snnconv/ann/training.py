@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from snnconv.ann.checkpoints import load_ann, load_twin, save_ann
 from snnconv.ann.models.networks import build_network
+from snnconv.ann.weights import clamp_latents
 from snnconv.config import Quantization, Recipe, Training
 from snnconv.data.augmentation import augment
 from snnconv.data.images import Images, hold_out, image_facts
@@ -200,6 +201,7 @@ def _epoch(
         state.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         state.optimiser.step()
+        clamp_latents(state.model)
         total += loss.detach()
         if step % 50 == 49 or step == batches - 1:
             mean = float(total) / (step + 1)

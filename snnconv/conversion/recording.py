@@ -41,7 +41,7 @@ class Recorder:
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
-        self.model = _frozen_copy(model).to(device).eval()
+        self.model = frozen_copy(model).double().to(device).eval()
         self.records: dict[tuple[str, int], Record] = {}
         self._calls: dict[str, int] = {}
         for path, module in self.model.named_modules():
@@ -83,8 +83,11 @@ class Recorder:
         return record
 
 
-def _frozen_copy(model: nn.Module) -> nn.Module:
-    """Copy with plain float64 weights. torch's own removal would reach into the class shared with the original."""
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """Copy of a network whose quantized weights are plain ones, of the values they have now.
+
+    torch's own removal of parametrizations would reach into the class that a copy shares with the original.
+    """
     frozen = copy.deepcopy(model)
     for module in frozen.modules():
         if parametrize.is_parametrized(module, "weight"):
@@ -92,4 +95,4 @@ def _frozen_copy(model: nn.Module) -> nn.Module:
             module.__class__ = parametrize.type_before_parametrizations(module)
             del module.parametrizations
             module.weight = nn.Parameter(weight)
-    return frozen.double()
+    return frozen

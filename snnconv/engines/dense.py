@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from snnconv.engines.affine import Affine, apply_affine, fit_affine
+from snnconv.engines.encoder import FastEncoder
 from snnconv.snn.exact import exact_arithmetic, exact_dtype
 from snnconv.snn.layers import Encoder, MaxPool2d, Readout, SpikingLayer, channelwise
 from snnconv.snn.network import INPUT, SpikingNetwork, Tap
@@ -35,7 +36,9 @@ class DenseEngine:
     def __init__(self, network: SpikingNetwork, device: torch.device | None = None) -> None:
         self.device = network.device if device is None else device
         self.network = network.on(self.device)
-        self._steps = {name: self._prepare(layer) for name, layer in network.layers.items()}
+        self._steps = {name: self._prepare(layer) for name, layer in self.network.layers.items()}
+        last_reader = {wire: name for name, node in network.nodes.items() for wire in node.inputs}
+        self._done_after = {name: [w for w, reader in last_reader.items() if reader == name] for name in self._steps}
 
     @torch.inference_mode()
     def run(self, x: Tensor, taps: tuple[Tap, ...] = ()) -> Tensor:
@@ -48,6 +51,8 @@ class DenseEngine:
                 for tap in taps if name != self._last else ():
                     sent = tap(name, sent, 0)
                 wires[name] = sent
+                for wire in self._done_after[name]:
+                    del wires[wire]
         return wires[self._last]
 
     @property
@@ -56,7 +61,7 @@ class DenseEngine:
 
     def _prepare(self, layer: nn.Module) -> Step:
         if isinstance(layer, Encoder):
-            return lambda x: layer(x).float()
+            return FastEncoder(layer) if FastEncoder.fits(layer) else lambda x: layer(x).float()
         if isinstance(layer, SpikingLayer):
             return _spiking(layer)
         if isinstance(layer, Readout | MaxPool2d):

@@ -76,14 +76,11 @@ def recipes_table(rows: Iterable[Row]) -> Table:
     Args:
         rows: Recipes as ``config.to_mapping`` has them, with ``measured`` [%] or None.
     """
-    table = new_table(
-        ["recipe", "data", "network", "quant."], ["epochs", "published|%", "measured|%"], ["source"], ["recipe"]
-    )
+    table = new_table(["recipe"], ["epochs", "published|%", "measured|%"], ["source"], ["recipe"])
     for row in rows:
         published: Row = row.get("published") or {}
         accuracies = (_number(published.get("accuracy")), _number(row.get("measured")))
-        about = (row["name"], row["dataset"], row["network"], row["quantization"])
-        add(table, *about, row["training"]["epochs"], *accuracies, published.get("source", ""))
+        add(table, row["name"], row["training"]["epochs"], *accuracies, published.get("source", ""))
     return table
 
 

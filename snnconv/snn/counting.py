@@ -17,6 +17,9 @@ from snnconv.snn.exact import exact_arithmetic
 from snnconv.snn.layers import Branch, Encoder, Readout, SpikingLayer, Wiring
 from snnconv.snn.network import SpikingNetwork
 
+PART = 2**18
+"""Counts tallied at a time."""
+
 
 @dataclass(frozen=True)
 class Convention:
@@ -108,12 +111,11 @@ class Counter:
         if isinstance(self.network.layers[name], Wiring):
             return counts  # wiring: what passes follows from the layer before it
         signed, graded = self._signed.get(name, True), self._graded.get(name, True)
-        spikes = _sum(counts.abs() if signed else counts)
-        events = spikes if not graded else _sum(counts.ne(0) if signed else counts.clamp(max=1))
+        spikes, events, positive = _tally(counts, signed, graded)
         self._spikes[name] = self._spikes.get(name, 0) + spikes
         self._events[name] = self._events.get(name, 0) + events
         if signed:
-            self._positive[name] = self._positive.get(name, 0) + int(_sum(counts.clamp(min=0)).sum())
+            self._positive[name] = self._positive.get(name, 0) + int(positive.sum())
         return counts
 
     def layers(self) -> list[LayerCounts]:
@@ -188,16 +190,27 @@ def _encoder_macs(encoder: Encoder, shape: tuple[int, ...]) -> int:
     return macs
 
 
-def _sum(counts: Tensor) -> Tensor:
-    """Sum over the batch, int64 on the CPU.
+def _tally(counts: Tensor, signed: bool, graded: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums over the batch at each position: |count|, counts other than 0, and counts above 0; int64 on the CPU.
 
-    A product with ones reads the counts once, in the order they lie in memory. float32 adds integers
-    exactly below 2^24, more than any batch of units can reach.
+    The batch is read once, a part at a time that stays in the cache, in the order it lies in memory; sums
+    are products with ones. float32 adds integers exactly below 2^24, more than any batch of units can reach.
     """
     last = counts.ndim == 4 and counts.is_contiguous(memory_format=torch.channels_last)
     rows = counts.permute(0, 2, 3, 1) if last else counts
-    flat = rows.reshape(len(rows), -1).float()
+    flat = rows.reshape(len(rows), -1)
+    totals = torch.zeros(3, flat.shape[1], device=flat.device)
+    part = max(1, PART // flat.shape[1])
+    ones = torch.ones(part, device=flat.device)
     with exact_arithmetic(flat.device):
-        total = torch.mv(flat.T, torch.ones(len(flat), device=flat.device))
-    total = total.to("cpu", torch.int64).reshape(rows.shape[1:])
-    return total.permute(2, 0, 1) if last else total
+        for first in range(0, len(flat), part):
+            some = flat[first : first + part].float()
+            one, size = ones[: len(some)], some.abs() if signed else some
+            totals[0].addmv_(size.T, one)
+            if graded:
+                totals[1].addmv_(size.clamp(max=1).T, one)
+            if signed:
+                totals[2].addmv_(some.clamp(min=0).T, one)
+    spikes, events, positive = totals.to("cpu", torch.int64).reshape(3, *rows.shape[1:])
+    maps = (spikes, events if graded else spikes, positive)
+    return maps if not last else (maps[0].permute(2, 0, 1), maps[1].permute(2, 0, 1), maps[2].permute(2, 0, 1))
