@@ -19,7 +19,7 @@ BELOW: dict[str, set[str]] = {
     "data": {"errors", "config"},
     "ann": {"errors", "grids", "config", "runs", "data"},
     "snn": {"errors", "grids", "config", "data"},
-    "engines": {"errors", "snn"},
+    "engines": {"errors", "grids", "snn"},
     "formats": {"errors", "grids", "config", "runs", "data", "snn"},
     "conversion": {"errors", "grids", "config", "data", "ann", "snn"},
     "reporting": {"errors", "config", "runs"},
