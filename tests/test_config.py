@@ -18,7 +18,7 @@ def test_every_recipe_loads_under_its_naming(name: str) -> None:
         assert recipe.published is not None
 
 
-# METHODS 1.8, 2, 3, 4 and 5, in percent
+# As published, in percent
 PUBLISHED: dict[str, dict[str, float]] = {
     "lenet-mnist": {"fp32": 99.52, "k0B1": 99.27, "k0B2": 99.32, "k0B4": 99.43, "k1B1": 99.30, "k1B2": 99.37, "k1B4": 99.50},
     "vgg-cifar10": {"fp32": 92.85, "k0B1": 89.12, "k0B2": 90.95, "k0B4": 91.65, "k1B1": 90.14, "k1B2": 91.91, "k1B4": 92.27},

@@ -93,7 +93,7 @@ def test_a_quantizer_leaves_its_input_alone() -> None:
     assert torch.equal(z, before)
 
 
-# METHODS 2, 3 and 5, by hand
+# The activations of TWTA, TWBA and STTN, by hand
 STAIRS: dict[str, tuple[Callable[[], StairQuantizer], list[tuple[float, float]]]] = {
     "ternary": (
         ternary_activation,
