@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,19 +28,13 @@ from snnconv.data.images import Images
 from snnconv.data.preprocessing import prepare
 from snnconv.errors import ConversionError
 from snnconv.snn.layers import Encoder, SpikingLayer
-from snnconv.snn.network import SpikingNetwork, Tap
+from snnconv.snn.network import SpikingNetwork
+from snnconv.snn.simulation import Runner
 
 TIE_MARGIN = 1e-9
 MAX_TIE_SHARE = 1e-7
 LOGIT_TOLERANCE = 1e-9
 """Relative to the largest logit of the image; logits are float64 on both sides."""
-
-
-class Runner(Protocol):
-    """What runs the network by itself: an engine."""
-
-    def run(self, x: Tensor, taps: tuple[Tap, ...] = ()) -> Tensor:
-        """Logits, float64, of preprocessed images."""
 
 
 @dataclass
