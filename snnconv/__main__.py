@@ -1,5 +1,5 @@
 """``python -m snnconv`` is the command line."""
 
-from snnconv.cli import main
+from snnconv.cli.main import main
 
 main(prog_name="snnconv")

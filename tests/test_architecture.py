@@ -89,7 +89,7 @@ def test_public_names_are_complete() -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from click.testing import CliRunner; from snnconv.cli import main; "
+        "import sys; from click.testing import CliRunner; from snnconv.cli.main import main; "
         "assert CliRunner().invoke(main, ['--help']).exit_code == 0; "
         "heavy = {'torch', 'numpy', 'matplotlib', 'scipy', 'sklearn', 'spikingjelly', 'rich'} & set(sys.modules); "
         "assert not heavy, heavy"

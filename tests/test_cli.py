@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from snnconv.cli import main
+from snnconv.cli.main import main
 from snnconv.formats.packing import pack_ternary, unpack_ternary
 
 
@@ -381,7 +381,7 @@ def test_a_stopped_training_leaves_whole_files_and_can_be_resumed(tmp_path: Path
 def test_a_full_disk_is_one_sentence_and_leaves_no_half_run(tmp_path: Path) -> None:
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)); "
-        "from snnconv.cli import main; main(prog_name='snnconv')"
+        "from snnconv.cli.main import main; main(prog_name='snnconv')"
     )
     command = [sys.executable, "-c", code, "train", "lenet-digits-k0B1", "--epochs", "1"]
     process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from snnconv.cli import main
+from snnconv.cli.main import main
 
 DATA = os.environ.get("SNNCONV_TEST_DATA")
 

@@ -1,0 +1,120 @@
+"""`snnconv recipes`, `runs` and `info`: what there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from snnconv import runs
+from snnconv.cli.options import json_option, print_json, run_options, runs_dir_option, say
+from snnconv.config import load_recipe, recipe_names, to_mapping
+
+
+@click.command()
+@runs_dir_option
+@json_option
+def recipes(runs_dir: Path, as_json: bool) -> None:
+    """List the recipes, with published numbers and those measured in your runs."""
+    measured: dict[str, float] = {}
+    for run in reversed(runs.list_runs(runs_dir)):
+        result = run.training()
+        if (
+            result
+            and not run.shipped
+            and run.recipe.name in recipe_names()
+            and run.recipe == load_recipe(run.recipe.name)
+        ):
+            measured[run.recipe.name] = 100 * result.test_accuracy
+    rows = [to_mapping(load_recipe(name)) | {"measured": measured.get(name)} for name in recipe_names()]
+    if as_json:
+        print_json({"recipes": rows})
+        return
+    from snnconv.reporting.tables import recipes_table, render
+
+    click.echo(render(recipes_table(rows)))
+
+
+@click.command("runs")
+@runs_dir_option
+@json_option
+def list_runs(runs_dir: Path, as_json: bool) -> None:
+    """List the run folders, newest first."""
+    damaged: list[str] = []
+    rows = [_state(run) for run in runs.list_runs(runs_dir, damaged)]
+    for remark in damaged:
+        click.echo(f"passed over: {remark}", err=True)
+    if as_json:
+        print_json({"runs": rows})
+        return
+    if not rows:
+        click.echo(f"no runs in {runs_dir}; `snnconv train RECIPE` starts one")
+        return
+    from snnconv.reporting.tables import render, runs_table
+
+    click.echo(render(runs_table(rows)))
+
+
+@click.command()
+@run_options
+@json_option
+def info(run: str | None, runs_dir: Path, as_json: bool) -> None:
+    """Describe a run: recipe, environment, training, network, results."""
+    found = runs.find_run(runs_dir, run, runs.CONFIG)
+    target = found or runs.shipped_run()
+    if run is None:
+        say(f"using {'run' if found else 'the run that comes with snnconv:'} {target.path}", quiet=as_json)
+    described: dict[str, Any] = {"name": target.name, "path": str(target.path), "state": _state(target)["state"]}
+    described |= {"recipe": to_mapping(target.recipe), "seed": target.seed, "created": target.created}
+    for key, file in (
+        ("environment", runs.ENVIRONMENT),
+        ("training", runs.TRAINING),
+        ("verification", runs.VERIFICATION),
+    ):
+        if target.has(file):
+            described[key] = runs.read_json(target.file(file), dict[str, Any])
+    if target.has(runs.NETWORK):
+        from snnconv.formats.native import load
+        from snnconv.formats.summary import summarise
+
+        described["network"] = summarise(load(target.file(runs.NETWORK)))
+    if as_json:
+        print_json(described)
+    else:
+        click.echo(_tree(described))
+
+
+def _state(run: runs.Run) -> dict[str, Any]:
+    """One row of the list of runs."""
+    history = runs.read_json(run.file(runs.HISTORY), list[dict[str, float]]) if run.has(runs.HISTORY) else []
+    stages = [
+        (runs.VERIFICATION, "verified"),
+        (runs.NETWORK, "converted"),
+        (runs.TRAINING, "trained"),
+        (runs.ANN, "in training"),
+    ]
+    result = run.training()
+    return {
+        "name": run.name,
+        "recipe": run.recipe.name,
+        "state": next((name for file, name in stages if run.has(file)), "empty"),
+        "epochs_done": len(history),
+        "epochs": run.recipe.training.epochs,
+        "accuracy": result.test_accuracy if result else None,
+        "created": run.created,
+    }
+
+
+def _tree(value: dict[str, Any], indent: str = "") -> str:
+    """Nested plain values as indented lines."""
+    lines = []
+    for key, entry in value.items():
+        if isinstance(entry, dict):
+            lines += [f"{indent}{key}:", _tree(entry, indent + "  ")]
+        elif isinstance(entry, list) and entry and isinstance(entry[0], dict):
+            lines.append(f"{indent}{key}:")
+            lines += [f"{indent}  " + ", ".join(f"{k} {v}" for k, v in row.items() if v is not None) for row in entry]
+        else:
+            lines.append(f"{indent}{key}: {entry}")
+    return "\n".join(lines)

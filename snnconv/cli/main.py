@@ -1,0 +1,41 @@
+"""The command group."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from snnconv.cli.conversion import convert, import_checkpoint, verify
+from snnconv.cli.listing import info, list_runs, recipes
+from snnconv.cli.plotting import plot
+from snnconv.cli.simulation import demo, simulate
+from snnconv.cli.training import train
+from snnconv.errors import SnnconvError
+
+
+class _Commands(click.Group):
+    """A group that prints known errors as one sentence and exits with status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SnnconvError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="snnconv")
+def main() -> None:
+    """Turn quantized neural networks into spiking ones, prove that nothing was lost, simulate and count.
+
+    \b
+    The pipeline:  train -> convert -> verify -> simulate -> plot
+
+    Every command but train works as typed: it takes the newest run that has what it needs, or the
+    small trained network that comes with the package.
+    """
+
+
+for _command in (train, import_checkpoint, convert, verify, simulate, plot, demo, recipes, list_runs, info):
+    main.add_command(_command)

@@ -1,0 +1,105 @@
+"""`snnconv simulate` and `demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from snnconv import runs
+from snnconv.cli.options import (
+    device_option,
+    figs_dir_option,
+    find,
+    output_options,
+    print_json,
+    run_options,
+    runs_dir_option,
+    sample_options,
+)
+
+
+@click.command()
+@click.option(
+    "--noise-ratio",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Probability that a spike is lost.",
+)
+@click.option(
+    "--noise-layers", default="encoder", show_default=True, help="encoder, all, or layer names with commas between."
+)
+@click.option(
+    "--trials", type=click.IntRange(min=1), default=1, show_default=True, help="Repetitions with other noise."
+)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of the noise.")
+@run_options
+@figs_dir_option
+@sample_options
+@output_options
+def simulate(
+    noise_ratio: float,
+    noise_layers: str,
+    trials: int,
+    seed: int,
+    run: str | None,
+    runs_dir: Path,
+    figs_dir: Path,
+    data: str | None,
+    data_dir: Path | None,
+    images: int | None,
+    batch_size: int,
+    device: str,
+    engine: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Run the spiking network over the test images: accuracy, spikes and synaptic operations, with noise.
+
+    Deletion noise: each spike of each threshold neuron is lost with probability --noise-ratio, in the
+    encoder unless --noise-layers says otherwise.
+    """
+    target = find(runs_dir, run, runs.ANN, quiet)
+    from snnconv.pipeline import pick_device, simulate_run, test_sample
+
+    sample = test_sample(target, data, data_dir, images)
+    _, result = simulate_run(
+        target,
+        sample,
+        pick_device(device),
+        figs_dir,
+        noise_ratio,
+        noise_layers,
+        trials,
+        seed,
+        batch_size,
+        engine,
+        quiet,
+    )
+    if as_json:
+        print_json(result)
+        return
+    from snnconv.reporting.tables import render, simulation_summary, simulation_table
+
+    click.echo(render(simulation_table(result)))
+    click.echo(simulation_summary(result))
+
+
+@click.command()
+@runs_dir_option
+@figs_dir_option
+@device_option
+@output_options
+def demo(runs_dir: Path, figs_dir: Path, device: str, as_json: bool, quiet: bool) -> None:
+    """Train a small LeNet on real digits, convert, verify, simulate with noise, draw: two minutes on 2 cores."""
+    from snnconv.demo import run_demo
+
+    report = run_demo(runs_dir, figs_dir, device, quiet)
+    if as_json:
+        print_json(report)
+        return
+    from snnconv.reporting.tables import demo_table, render
+
+    click.echo(render(demo_table(report)))
+    click.echo("figures: " + ", ".join(report["figures"]))

@@ -1,0 +1,139 @@
+"""`snnconv train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from snnconv import runs
+from snnconv.cli.options import data_dir_option, device_option, output_options, print_json, run_options, say
+from snnconv.config import Quantization, Recipe, change_recipe, load_recipe
+from snnconv.errors import ConfigError, RunError, SnnconvError
+
+
+@click.command()
+@click.argument("recipe", required=False)
+@click.option("--resume", is_flag=True, help="Go on with a run instead of starting one.")
+@run_options
+@data_dir_option
+@device_option
+@output_options
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Seed of weights, order and split. [default: 0]")
+@click.option("--epochs", type=int, help="Override the recipe's epochs.")
+@click.option("--batch-size", type=int, help="Override the recipe's batch size.")
+@click.option("--learning-rate", type=float, help="Override the recipe's learning rate.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="Override the recipe's precision.")
+@click.option("--k", type=int, help="Override the fractional bits of the activations.")
+@click.option("--B", "bound", type=int, help="Override the upper bound of the activations.")
+@click.option(
+    "--start", type=click.Path(path_type=Path), help="Run (or weights) of a twin to start from, such as fp32."
+)
+def train(
+    recipe: str | None,
+    resume: bool,
+    run: str | None,
+    runs_dir: Path,
+    data_dir: Path | None,
+    device: str,
+    as_json: bool,
+    quiet: bool,
+    seed: int | None,
+    epochs: int | None,
+    batch_size: int | None,
+    learning_rate: float | None,
+    precision: str | None,
+    k: int | None,
+    bound: int | None,
+    start: Path | None,
+) -> None:
+    """Train RECIPE (a name of `snnconv recipes`, or a TOML file) into a new run folder."""
+    if resume == (recipe is not None):
+        raise click.UsageError("give either a recipe to start, or --resume to go on with a run")
+    overrides = (epochs, batch_size, learning_rate, precision, k, bound, start, seed)
+    if resume and any(value is not None for value in overrides):
+        raise click.UsageError("a resumed run keeps its recipe and seed: --resume goes with --run alone")
+    if not resume and run is not None:
+        raise click.UsageError("--run goes with --resume; a new run is named after its recipe")
+    from snnconv.ann.checkpoints import load_twin
+    from snnconv.ann.training import network_for
+    from snnconv.ann.training import train as fit
+    from snnconv.data.images import load_images
+    from snnconv.pipeline import pick_device
+
+    place = pick_device(device)
+    target = None if recipe is not None else _unfinished(runs_dir, run)
+    plan = target.recipe if target else _changed(str(recipe), k, bound, epochs, batch_size, learning_rate, precision)
+    model = network_for(plan)
+    weights = start / runs.ANN if start is not None and start.is_dir() else start
+    if weights is not None:
+        load_twin(model, weights)
+    training, test = (load_images(plan.dataset, split, data_dir) for split in ("train", "test"))
+    if plan.training.validation >= len(training):
+        raise ConfigError(
+            f"{plan.dataset} has {len(training)} training images; {plan.training.validation} cannot be held out"
+        )
+    if target is None:
+        target = runs.create_run(runs_dir, plan, seed or 0, weights)
+    say(f"training {target.path} on {place}", quiet)
+    try:
+        result = fit(target, training, test, place, weights, quiet)
+    except KeyboardInterrupt as error:
+        raise click.ClickException(
+            f"stopped; `snnconv train --resume --run {target.name}` goes on after the last whole epoch"
+        ) from error
+    except SnnconvError:
+        target.discard_if_empty()
+        raise
+    if as_json:
+        print_json({"run": target.name} | _plain(result))
+    else:
+        click.echo(
+            f"{target.name}: {100 * result.test_accuracy:.2f} % of {result.test_images:,} test images, best of "
+            f"{result.epochs} epochs: {result.best_epoch}, {result.seconds:,.0f} s"
+        )
+
+
+def _changed(
+    name: str,
+    k: int | None,
+    bound: int | None,
+    epochs: int | None,
+    batch_size: int | None,
+    learning_rate: float | None,
+    precision: str | None,
+) -> Recipe:
+    """The recipe with the options that override it."""
+    recipe = load_recipe(name)
+    changes: dict[str, Any] = {
+        "training.epochs": epochs,
+        "training.batch_size": batch_size,
+        "training.learning_rate": learning_rate,
+        "training.precision": precision,
+    }
+    if k is not None or bound is not None:
+        now = Quantization.parse(recipe.quantization)
+        if now.k is None and (k is None or bound is None):
+            raise ConfigError(f"recipe {name} is in full precision: give both --k and --B to quantize it")
+        quantization = f"k{now.k if k is None else k}B{now.B if bound is None else bound}"
+        changes |= {"quantization": quantization, "name": f"{recipe.network}-{recipe.dataset}-{quantization}"}
+    return change_recipe(recipe, changes)
+
+
+def _unfinished(runs_dir: Path, name: str | None) -> runs.Run:
+    """The run to resume: the one named, or the newest whose training is not finished."""
+    if name is not None:
+        run = runs.find_run(runs_dir, name, runs.CONFIG)
+        assert run is not None
+        return run
+    for run in runs.list_runs(runs_dir):
+        if not run.has(runs.TRAINING) and not run.shipped:
+            return run
+    raise RunError(f"no run in {runs_dir} is unfinished: `snnconv train RECIPE` starts one")
+
+
+def _plain(result: Any) -> dict[str, Any]:
+    values: dict[str, Any] = msgspec.to_builtins(result)
+    return values
