@@ -41,6 +41,9 @@ SCHEMES: dict[str, tuple[Weights | None, Activations, Ends | None]] = {
 }
 """Quantizations by name: hidden weights, activations, first and last layer. None leaves it to the network."""
 
+LEVELS: dict[Activations, int] = {"relu": 0, "ternary": 2, "binary": 1, "three-level": 2, "sttn": 2}
+"""L of the hidden activations that have no k and B; 0 where they are float."""
+
 TERMS = (1, 2, 4)
 """How many ternary weights residual expansion may add up."""
 
@@ -83,6 +86,32 @@ class Quantization:
     def quantizes_stream(self) -> bool:
         """Whether the values between residual blocks are quantized by themselves."""
         return self.activations == "sttn" and self.k is not None
+
+    @property
+    def levels(self) -> int:
+        """L of the hidden activations; 0 where they are float."""
+        if self.activations == "k/B":
+            assert self.k is not None
+            assert self.B is not None
+            levels: int = 2**self.k * self.B
+            return levels
+        return LEVELS[self.activations]
+
+    def with_bits(self, k: int | None = None, B: int | None = None) -> Quantization:
+        """The same weights, ends and terms with (k, B) activations (of the stream in ``sttn``); None keeps what is.
+
+        Raises:
+            ConfigError: only one of the two where there are none yet, or a scheme with activations of its own.
+        """
+        k, B = (self.k if k is None else k), (self.B if B is None else B)
+        if self.activations not in ("relu", "k/B", "sttn"):
+            raise ConfigError(f"quantization {self.name} has activations of its own: k and B do not apply to it")
+        if k is None or B is None:
+            raise ConfigError(f"quantization {self.name} has no k and B yet: give both --k and --B")
+        if self.activations == "sttn":
+            return Quantization.parse(f"sttn-k{k}B{B}", self.tie)
+        _, *modifiers = self.name.split("-")
+        return Quantization.parse("-".join([f"k{k}B{B}", *modifiers]), self.tie)
 
     @classmethod
     def parse(cls, name: str, tie: float = 0.0) -> Quantization:

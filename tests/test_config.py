@@ -128,3 +128,29 @@ def test_quantization_names() -> None:
 def test_what_a_quantization_s_name_says(name: str, record: Quantization) -> None:
     assert Quantization.parse(name) == record
     assert record.quantizes_stream == (name == "sttn-k1B4")
+
+
+@pytest.mark.parametrize(
+    ("name", "k", "B", "expected"),
+    [
+        ("fp32", 1, 2, "k1B2"),
+        ("k1B2", None, 4, "k1B4"),
+        ("k1B2-t2-fflf", 0, None, "k0B2-t2-fflf"),
+        ("relu-t4", 0, 1, "k0B1-t4"),
+        ("sttn", 1, 4, "sttn-k1B4"),
+        ("sttn-k1B4", 2, None, "sttn-k2B4"),
+    ],
+)
+def test_other_bits_keep_weights_terms_and_ends(name: str, k: int | None, B: int | None, expected: str) -> None:
+    assert Quantization.parse(name, 1e-5).with_bits(k, B) == Quantization.parse(expected, 1e-5)
+
+
+@pytest.mark.parametrize(("name", "k"), [("twta", 1), ("bwba3", 1), ("fp32", 1), ("sttn", 1)])
+def test_bits_that_do_not_apply_or_are_half_given_are_refused(name: str, k: int) -> None:
+    with pytest.raises(ConfigError, match="activations of its own|give both --k and --B"):
+        Quantization.parse(name).with_bits(k)
+
+
+def test_levels_of_the_hidden_activations() -> None:
+    names = {"fp32": 0, "relu": 0, "k0B1": 1, "k1B4-t2": 8, "twta": 2, "twba": 1, "bwba3": 2, "sttn-k1B4": 2}
+    assert {name: Quantization.parse(name).levels for name in names} == names

@@ -114,11 +114,9 @@ def _changed(
         "training.precision": precision,
     }
     if k is not None or bound is not None:
-        now = Quantization.parse(recipe.quantization)
-        if now.k is None and (k is None or bound is None):
-            raise ConfigError(f"recipe {name} is in full precision: give both --k and --B to quantize it")
-        quantization = f"k{now.k if k is None else k}B{now.B if bound is None else bound}"
+        quantization = Quantization.parse(recipe.quantization).with_bits(k, bound).name
         changes |= {"quantization": quantization, "name": f"{recipe.network}-{recipe.dataset}-{quantization}"}
+        recipe = msgspec.structs.replace(recipe, published=None, description="")  # they speak of another quantization
     return change_recipe(recipe, changes)
 
 

@@ -65,15 +65,12 @@ class Result:
 
 
 def configuration_order(configuration: str) -> tuple[int, str]:
-    """Sort key: fp32, then by levels L, then by name: k0B1, k0B2, k1B1, k0B4, k1B2, k1B4.
+    """Sort key: by levels L (0 in full precision), then by name: fp32, k0B1, k0B2, k1B1, twta, k0B4, k1B2, k1B4.
 
     Raises:
         ConfigError: not a configuration's name.
     """
-    quantization = Quantization.parse(configuration)
-    if quantization.k is None or quantization.B is None:
-        return 0, configuration
-    return 2**quantization.k * quantization.B, configuration
+    return Quantization.parse(configuration).levels, configuration
 
 
 def result_from(group: str, configuration: str, simulations: Sequence[Mapping[str, Any]]) -> Result:
