@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from snnconv.conversion import verification
-from snnconv.data.images import Images
+from snnconv.data.sets import ImageSet
 from snnconv.engines.registry import choose_engine
 from snnconv.formats import native
 from snnconv.snn import simulation
@@ -18,7 +18,7 @@ from snnconv.snn.network import SpikingNetwork
 def verify(
     model: nn.Module,
     network: SpikingNetwork,
-    images: Images,
+    images: ImageSet,
     *,
     batch_size: int = 100,
     engine: str = "auto",
@@ -35,7 +35,7 @@ def verify(
 
 def simulate(
     network: SpikingNetwork,
-    images: Images,
+    images: ImageSet,
     *,
     noise_ratio: float = 0.0,
     noise_layers: tuple[str, ...] | None = None,

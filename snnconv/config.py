@@ -154,17 +154,35 @@ class Preprocessing(Settings, frozen=True):
         standardise: Subtract each image's mean and divide by its standard deviation, the latter at
             least 1/sqrt(number of values).
         divisor: Pixels are divided by this where they are not standardised.
+        resize: Shorter side that an image file is brought to before the crop [pixels]; None leaves it as it is.
+        mean: Subtracted from the divided pixels, one a channel.
+        sd: What that is divided by, one a channel: (x / divisor - mean) / sd.
     """
 
     crop: int | None = None
     standardise: bool = False
     divisor: float = 255.0
+    resize: int | None = None
+    mean: tuple[float, ...] | None = None
+    sd: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.crop is not None and self.crop < 1:
             raise ConfigError(f"preprocessing: crop (= {self.crop}) must be at least 1 pixel")
         if not self.divisor > 0:
             raise ConfigError(f"preprocessing: divisor (= {self.divisor}) must be above 0")
+        if self.resize is not None and (self.crop is None or self.resize < self.crop):
+            raise ConfigError(
+                f"preprocessing: resize (= {self.resize}) needs a crop of at most as many pixels, not {self.crop}"
+            )
+        if self.mean is None and self.sd is None:
+            return
+        if self.mean is None or self.sd is None or len(self.mean) != len(self.sd) or not self.mean:
+            raise ConfigError("preprocessing: mean and sd go together, a number a channel each")
+        if not all(value > 0 for value in self.sd):
+            raise ConfigError(f"preprocessing: sd (= {list(self.sd)}) must be above 0")
+        if self.standardise:
+            raise ConfigError("preprocessing: standardise takes each image's own mean and sd; leave out the fixed ones")
 
 
 class Augmentation(Settings, frozen=True):
@@ -176,6 +194,8 @@ class Augmentation(Settings, frozen=True):
         flip: Mirror left and right with probability 1/2.
         brightness: Largest shift added to all pixels, drawn uniformly from -b .. b [pixel values].
         contrast: Range of the factor on the distance from each channel's mean.
+        area: Range of the share of an image file that a window of random place and shape (3:4 .. 4:3) covers; it is
+            brought to ``crop`` x ``crop``. None takes a crop of the file as ``preprocessing.resize`` leaves it.
     """
 
     pad: int = 0
@@ -183,6 +203,7 @@ class Augmentation(Settings, frozen=True):
     flip: bool = False
     brightness: float = 0.0
     contrast: tuple[float, float] | None = None
+    area: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.pad < 0 or self.brightness < 0 or (self.crop is not None and self.crop < 1):
@@ -191,6 +212,10 @@ class Augmentation(Settings, frozen=True):
             raise ConfigError(
                 f"augmentation: contrast (= {list(self.contrast)}) must be [low, high] with 0 < low <= high"
             )
+        if self.area is not None and not 0 < self.area[0] <= self.area[1] <= 1:
+            raise ConfigError(f"augmentation: area (= {list(self.area)}) must be [low, high] with 0 < low <= high <= 1")
+        if self.area is not None and (self.crop is None or self.pad):
+            raise ConfigError("augmentation: area needs a crop to bring its window to, and no pad")
 
 
 class Training(Settings, frozen=True):
@@ -202,28 +227,32 @@ class Training(Settings, frozen=True):
         optimiser: ``adam`` or ``sgd`` (with Nesterov momentum).
         learning_rate: Rate at the start, or the peak of ``one-cycle``.
         schedule: ``constant``; ``one-cycle`` (Smith 2018); ``steps`` multiplies the rate by
-            ``factor`` at each milestone.
-        milestones: Epochs at which ``steps`` acts.
-        factor: What ``steps`` multiplies by.
+            ``factor`` at each milestone; ``cosine`` lets it fall to 0 by half a cosine.
+        milestones: Epochs at which ``steps`` acts, ascending.
+        factor: What ``steps`` multiplies by: one number, or one a milestone.
         momentum: Nesterov momentum of ``sgd``.
         weight_decay: L2 penalty.
         label_smoothing: Share of the target spread evenly over the classes.
         validation: Images held out of the training split to pick the best epoch.
         precision: ``auto`` takes bf16 where the device computes it natively, else fp32.
+        distillation: Share of the loss that is the cross-entropy against a teacher's softmax, 0 .. 1.
+        temperature: What the logits of both are divided by in that share.
     """
 
     epochs: int = 10
     batch_size: int = 128
     optimiser: Literal["adam", "sgd"] = "adam"
     learning_rate: float = 1e-3
-    schedule: Literal["constant", "one-cycle", "steps"] = "constant"
+    schedule: Literal["constant", "one-cycle", "steps", "cosine"] = "constant"
     milestones: tuple[int, ...] = ()
-    factor: float = 0.1
+    factor: float | tuple[float, ...] = 0.1
     momentum: float = 0.9
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
     validation: int = 5000
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    distillation: float = 0.0
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "validation"):
@@ -235,19 +264,35 @@ class Training(Settings, frozen=True):
             raise ConfigError(f"training: label_smoothing (= {self.label_smoothing}) must lie in [0, 1)")
         if self.weight_decay < 0:
             raise ConfigError(f"training: weight_decay (= {self.weight_decay}) must be 0 or more")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ConfigError(f"training: milestones (= {list(self.milestones)}) must rise")
+        factors = self.factor if isinstance(self.factor, tuple) else (self.factor,)
+        if isinstance(self.factor, tuple) and len(factors) != len(self.milestones):
+            raise ConfigError(
+                f"training: factor has {len(factors)} numbers for {len(self.milestones)} milestones: give one, "
+                "or one a milestone"
+            )
+        if not all(factor > 0 for factor in factors):
+            raise ConfigError(f"training: factor (= {self.factor}) must be above 0")
+        if not 0 <= self.distillation <= 1:
+            raise ConfigError(f"training: distillation (= {self.distillation}) must lie in [0, 1]")
+        if not self.temperature > 0:
+            raise ConfigError(f"training: temperature (= {self.temperature}) must be above 0")
 
 
 class Published(Settings, frozen=True):
-    """A number from a paper: accuracy in percent and where it stands."""
+    """A number from a paper: accuracy in percent (top-5 too, where it is given) and where it stands."""
 
     accuracy: float
     source: str
+    top5: float | None = None
 
 
 class Recipe(Settings, frozen=True):
     """Everything that makes a trained network, but for the seed.
 
-    ``tie`` is the rounding constant of the activations, see ``Quantization``.
+    ``tie`` is the rounding constant of the activations, see ``Quantization``. ``classes`` is the number of classes
+    where the data set does not fix it (a folder of one's own images); None is the data set's own.
     """
 
     name: str
@@ -260,9 +305,12 @@ class Recipe(Settings, frozen=True):
     preprocessing: Preprocessing = Preprocessing()
     augmentation: Augmentation = Augmentation()
     training: Training = Training()
+    classes: int | None = None
 
     def __post_init__(self) -> None:
         Quantization.parse(self.quantization, self.tie)
+        if self.classes is not None and self.classes < 2:
+            raise ConfigError(f"recipe {self.name}: classes (= {self.classes}) must be at least 2")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise ConfigError(f"recipe name {self.name!r}: letters, digits, dots, dashes and underscores are allowed")
         if self.augmentation.crop is not None and self.preprocessing.crop != self.augmentation.crop:
@@ -340,7 +388,10 @@ def _recipe_values(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
     base = values.pop("base", None)
     if base is None:
         return values
-    return _merged(_recipe_values(base, (*seen, name)), values | {"name": Path(name).stem})
+    inherited = _recipe_values(base, (*seen, name))
+    if "published" in values:
+        inherited.pop("published", None)  # numbers of two recipes do not mix
+    return _merged(inherited, values | {"name": Path(name).stem})
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

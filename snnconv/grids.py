@@ -71,6 +71,28 @@ class Grid:
         fired = sum(z >= b if shut else z > b for b, shut in zip(self.boundaries, self.closed, strict=True))
         return fired - self.negative
 
+    @property
+    def signs(self) -> tuple[int, ...]:
+        """Signs of the codes: (1,), (1, -1) or (-1,)."""
+        return tuple(sign for sign, codes in ((1, self.positive), (-1, self.negative)) if codes)
+
+    def side(self, sign: int) -> Grid:
+        """Grid of the codes of one sign alone, those below zero on the negated value:
+
+            side(1).code(z) = max(code(z), 0) ,    side(-1).code(-z) = max(-code(z), 0)
+
+        ``-z`` reaches ``-b`` exactly where z does not lie above b, so a closed boundary becomes an open one.
+
+        Raises:
+            ConfigError: there is no code of this sign.
+        """
+        if sign > 0:
+            upper = slice(self.negative, None)
+            return Grid(self.step, self.positive, 0, self.boundaries[upper], self.closed[upper])
+        lower = range(self.negative - 1, -1, -1)
+        boundaries, closed = tuple(-self.boundaries[i] for i in lower), tuple(not self.closed[i] for i in lower)
+        return Grid(self.step, self.negative, 0, boundaries, closed)
+
     def before_clip(self, low: float, high: float) -> Grid:
         """Grid that gives the same code to z as this one gives to ``min(max(z, low), high)``."""
 

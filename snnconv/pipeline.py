@@ -11,12 +11,17 @@ from typing import Any
 
 import torch
 
-from snnconv.ann.checkpoints import load_ann, save_ann
+from snnconv.ann.branches import merge_branches, two_branch
+from snnconv.ann.checkpoints import load_ann, save_ann, save_merged
+from snnconv.ann.merging import Merging, compare_merged
+from snnconv.ann.models.pretrained import STATE_DICTS, load_torchvision
 from snnconv.ann.training import input_facts, network_for
 from snnconv.config import Preprocessing, Recipe, to_mapping
 from snnconv.conversion.convert import convert
+from snnconv.conversion.splitting import split_signs
 from snnconv.conversion.verification import Parity, verify
-from snnconv.data.images import Images, load_images
+from snnconv.data.images import load_images
+from snnconv.data.sets import ImageSet
 from snnconv.engines.registry import choose_engine
 from snnconv.errors import ConfigError, DataError
 from snnconv.formats.authors import load_parameters, read_parameters
@@ -24,6 +29,7 @@ from snnconv.formats.native import load, save
 from snnconv.runs import (
     ANN,
     ENVIRONMENT,
+    MERGED,
     NETWORK,
     VERIFICATION,
     Run,
@@ -61,6 +67,9 @@ AUTHORS_PREPROCESSING = {
     "cifar10": Preprocessing(crop=24, standardise=True),
     "cifar100": Preprocessing(crop=24, standardise=True),
 }
+TORCHVISION_PREPROCESSING = {
+    "imagenet": Preprocessing(resize=256, crop=224, mean=(0.485, 0.456, 0.406), sd=(0.229, 0.224, 0.225))
+}
 
 
 @dataclass(frozen=True)
@@ -72,19 +81,26 @@ class Sample:
         tag: What sets the results apart in their file names; empty for the run's own whole test split.
     """
 
-    images: Images
+    images: ImageSet
     tag: str = ""
 
 
 def test_sample(
-    run: Run, dataset: str | None = None, data_dir: Path | None = None, number: int | None = None
+    run: Run,
+    dataset: str | None = None,
+    data_dir: Path | None = None,
+    number: int | None = None,
+    workers: int | None = None,
 ) -> Sample:
     """The test split of the run's data set (or another of the same shape), or its first ``number`` images.
+
+    ``workers`` processes read image files, see ``ImageFolder``.
 
     Raises:
         DataError: data that is missing or damaged, or fewer images than asked for.
     """
-    images = load_images(dataset or run.recipe.dataset, "test", data_dir)
+    name = dataset or run.recipe.dataset
+    images = load_images(name, "test", data_dir, preprocessing=run.recipe.preprocessing, workers=workers)
     tag = "" if images.name == run.recipe.dataset else f"-{images.name}"
     if number is None or number == len(images):
         return Sample(images, tag)
@@ -93,52 +109,74 @@ def test_sample(
     return Sample(images.take(number), f"{tag}-{number}images")
 
 
-def convert_run(run: Run) -> SpikingNetwork:
-    """Convert a run's trained network and write ``network.safetensors``."""
+def convert_run(run: Run, split: bool = False) -> SpikingNetwork:
+    """Convert a run's trained network and write ``network.safetensors``.
+
+    Args:
+        run: Where the weights are.
+        split: Give each signed unit two neurons, see ``conversion.splitting``.
+
+    Raises:
+        ConversionError: something has no exact spiking counterpart.
+    """
     recipe = run.recipe
     model = network_for(recipe)
     load_ann(run.file(ANN), model)
     about = {"run": run.name, "recipe": to_mapping(recipe), "seed": run.seed, "ann": file_hash(run.file(ANN))}
     image, _ = input_facts(recipe)
     network = convert(model, torch.zeros(2, *image), recipe.preprocessing, about)
+    if split:
+        network = split_signs(network)
     save(network, run.file(NETWORK))
     return network
 
 
 def import_run(file: Path, network: str, dataset: str, quantization: str, runs_dir: Path) -> Run:
-    """Make a run of a checkpoint published with the k/B networks, with its preprocessing and rounding constant.
+    """Make a run of a checkpoint, with the preprocessing of its source.
+
+    A state_dict with torchvision's names (.pth, .pt) is of ImageNet; other files are read as checkpoints published with
+    the k/B networks (.npz), with their rounding constant.
 
     Raises:
         FormatError: the file is damaged, foreign, or of another network.
-        ConfigError: no such network or quantization.
+        ConfigError: no such network or quantization, or a data set that such files are not of.
     """
+    named_by_torchvision = file.suffix in STATE_DICTS
+    known = TORCHVISION_PREPROCESSING if named_by_torchvision else AUTHORS_PREPROCESSING
+    if dataset not in known:
+        raise ConfigError(f"a {file.suffix or 'nameless'} checkpoint is not of {dataset}: take {' or '.join(known)}")
     recipe = Recipe(
         name=f"{network}-{dataset}-{quantization}-imported",
         network=network,
         dataset=dataset,
         quantization=quantization,
-        tie=AUTHORS_TIE,
+        tie=0.0 if named_by_torchvision else AUTHORS_TIE,
         description=f"imported from {file.name}",
-        preprocessing=AUTHORS_PREPROCESSING[dataset],
+        preprocessing=known[dataset],
     )
     model = network_for(recipe)
-    load_parameters(model, read_parameters(file), file)
+    if named_by_torchvision:
+        load_torchvision(model, file, own_readout=False)
+    else:
+        load_parameters(model, read_parameters(file), file)
     run = create_run(runs_dir, recipe, seed=0)
     save_ann(run.file(ANN), model, recipe)
     write_json(run.file(ENVIRONMENT), describe_environment("cpu", torch.get_num_threads()))
     return run
 
 
-def open_network(run: Run, images: Images) -> SpikingNetwork:
+def open_network(run: Run, images: ImageSet) -> SpikingNetwork:
     """The run's converted network; converts where it is missing or made from other weights than the run's.
+
+    What it replaces says whether the new one is split by sign, too.
 
     Raises:
         DataError: images of another shape or number of classes.
     """
     network = load(run.file(NETWORK)) if run.has(NETWORK) else convert_run(run)
     if network.header.about.get("ann") != file_hash(run.file(ANN)):
-        network = convert_run(run)
-    channels, height, width = images.pixels.shape[1:]
+        network = convert_run(run, split=network.header.split)
+    channels, height, width = images.shape
     crop = network.header.preprocessing.crop if network.header.preprocessing else None
     shape = (channels, height, width) if crop is None else (channels, crop, crop)
     if (shape, images.classes) != (network.header.shape, network.classes):
@@ -160,8 +198,21 @@ def verify_run(
     runner = choose_engine(network, engine, device)
     parity = verify(model, network, images, runner, batch_size, quiet, run.recipe.preprocessing)
     file = VERIFICATION.replace(".json", f"{sample.tag}.json")
-    write_json(run.file(file), parity.to_dict() | {"failures": parity.failures(), "dataset": images.name})
+    about = {"failures": parity.failures(), "dataset": images.name, "split": network.header.split}
+    write_json(run.file(file), parity.to_dict() | about)
     return parity
+
+
+def merge_run(run: Run, sample: Sample, batch_size: int = 100, quiet: bool = False) -> Merging:
+    """Merge a run's pairs of binary layers, prove on images that nothing changes, then write ``merged.safetensors``."""
+    model = network_for(run.recipe)
+    load_ann(run.file(ANN), model)
+    branches = two_branch(model)
+    merged = merge_branches(branches)
+    merging = compare_merged(branches, merged, sample.images, run.recipe.preprocessing, batch_size, quiet)
+    if not merging.failures():
+        save_merged(run.file(MERGED), merged, run.recipe)
+    return merging
 
 
 def simulate_run(
@@ -197,6 +248,7 @@ def simulate_run(
         "network": run.recipe.network,
         "dataset": images.name,
         "quantization": run.recipe.quantization,
+        "split": network.header.split,
     }
     result = about | measured.to_dict()
     place = "" if layers == network.encoders else f"-{noise_layers.replace(',', '+')}"

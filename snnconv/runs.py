@@ -1,12 +1,13 @@
 """Run folders: what a training or conversion leaves behind, and which run a command means.
 
     runs/<name>/
-        config.json         recipe, seed, time of creation
+        config.json         recipe, seed, time of creation, the files training started from
         environment.json    versions, commit, device, threads
         history.json        one entry an epoch
         checkpoint.pt       state after the last whole epoch, for resuming
         ann.safetensors     weights of the best epoch
         network.safetensors the converted spiking network
+        merged.safetensors  the ANN with each pair of binary layers merged into one ternary layer
         results/*.json      what verify and simulate measured
 
 Every file is written under a temporary name and renamed, so a killed command leaves whole files only.
@@ -41,10 +42,33 @@ HISTORY = "history.json"
 CHECKPOINT = "checkpoint.pt"
 ANN = "ann.safetensors"
 NETWORK = "network.safetensors"
+MERGED = "merged.safetensors"
 TRAINING = "results/train.json"
 VERIFICATION = "results/verify.json"
 SHIPPED = "lenet-digits-k1B2"
 """The small trained run that comes with the package."""
+
+
+class Ingredient(msgspec.Struct, frozen=True):
+    """A file that a training uses, with its SHA-256, as ``config.json`` records it."""
+
+    file: str
+    sha256: str
+
+    def located(self, runs_dir: Path) -> Path:
+        """Where the file lies: its recorded place, or the run folder of the same name in ``runs_dir``.
+
+        Raises:
+            RunError: it is missing, or no longer the same.
+        """
+        recorded = Path(self.file)
+        beside = runs_dir / recorded.parent.name / recorded.name
+        path = next((place for place in (recorded, beside) if place.is_file()), None)
+        if path is None:
+            raise RunError(f"{recorded} is missing, and the training uses it: put it back, or start a new run")
+        if file_hash(path) != self.sha256:
+            raise RunError(f"{path} has changed since the training began with it: put it back, or start a new run")
+        return path
 
 
 @dataclass(frozen=True)
@@ -57,6 +81,8 @@ class Run:
         seed: Seed of weights, order, augmentation and validation split.
         created: Time of creation, ISO 8601.
         shipped: Whether it is a copy of the run that comes with the package.
+        start: Weights the training started from.
+        teacher: Weights of the ANN whose outputs it is trained against.
     """
 
     path: Path
@@ -64,6 +90,8 @@ class Run:
     seed: int
     created: str
     shipped: bool = False
+    start: Ingredient | None = None
+    teacher: Ingredient | None = None
 
     @property
     def name(self) -> str:
@@ -86,7 +114,7 @@ class Run:
 
     def forget_results(self) -> None:
         """Remove what was made from weights that training is about to replace."""
-        for pattern in (NETWORK, TRAINING, "results/verify*.json", "results/simulate-*.json"):
+        for pattern in (NETWORK, MERGED, TRAINING, "results/verify*.json", "results/simulate-*.json"):
             for file in self.path.glob(pattern):
                 file.unlink()
 
@@ -97,7 +125,8 @@ class Run:
 
 
 class TrainingResult(msgspec.Struct, frozen=True):
-    """What a finished training measured; ``results/train.json``. Accuracies lie in 0..1."""
+    """What a finished training measured; ``results/train.json``. Accuracies lie in 0..1; top-5 is None for up to
+    five classes, and in runs of earlier releases."""
 
     epochs: int
     best_epoch: int
@@ -105,9 +134,10 @@ class TrainingResult(msgspec.Struct, frozen=True):
     test_accuracy: float
     test_images: int
     seconds: float
+    test_top5: float | None = None
 
 
-def create_run(runs_dir: Path, recipe: Recipe, seed: int, start: Path | None = None) -> Run:
+def create_run(runs_dir: Path, recipe: Recipe, seed: int, start: Path | None = None, teacher: Run | None = None) -> Run:
     """Make a new run folder named after the recipe, numbered where the name is taken.
 
     Args:
@@ -115,6 +145,7 @@ def create_run(runs_dir: Path, recipe: Recipe, seed: int, start: Path | None = N
         recipe: What will be trained.
         seed: Seed of weights, order, augmentation and split, 0 .. 2^31 - 1.
         start: Weights the training starts from, for the record.
+        teacher: Trained run that it is trained against, for the record.
 
     Raises:
         ConfigError: a seed outside its range.
@@ -124,8 +155,11 @@ def create_run(runs_dir: Path, recipe: Recipe, seed: int, start: Path | None = N
         raise ConfigError(f"the seed (= {seed}) must lie in 0..{2**31 - 1}")
     created = datetime.now(UTC).isoformat()
     config: dict[str, Any] = {"recipe": to_mapping(recipe), "seed": seed, "created": created}
-    if start is not None:
-        config["start"] = {"file": str(start), "sha256": file_hash(start)}
+    sources = {"start": start, "teacher": None if teacher is None else teacher.file(ANN)}
+    used = {
+        name: Ingredient(str(file.resolve()), file_hash(file)) for name, file in sources.items() if file is not None
+    }
+    config |= msgspec.to_builtins(used)
     try:
         runs_dir.mkdir(parents=True, exist_ok=True)
         path = _free_name(runs_dir, recipe.name)
@@ -135,7 +169,7 @@ def create_run(runs_dir: Path, recipe: Recipe, seed: int, start: Path | None = N
             f"cannot make a run folder in {runs_dir}: {error.strerror}; choose another with --runs-dir"
         ) from error
     write_json(path / CONFIG, config)
-    return Run(path, recipe, seed, created)
+    return Run(path, recipe, seed, created, start=used.get("start"), teacher=used.get("teacher"))
 
 
 def open_run(path: Path) -> Run:
@@ -148,9 +182,8 @@ def open_run(path: Path) -> Run:
     if not (path / CONFIG).is_file():
         raise RunError(f"{path} is not a run folder: it has no {CONFIG}; `snnconv runs` lists the runs")
     config = read_json(path / CONFIG, _Config)
-    return Run(
-        path, recipe_from_mapping(config.recipe, f"{path / CONFIG}"), config.seed, config.created, config.shipped
-    )
+    recipe = recipe_from_mapping(config.recipe, f"{path / CONFIG}")
+    return Run(path, recipe, config.seed, config.created, config.shipped, config.start, config.teacher)
 
 
 def list_runs(runs_dir: Path, damaged: list[str] | None = None) -> list[Run]:
@@ -304,6 +337,8 @@ class _Config(msgspec.Struct, frozen=True):
     seed: int
     created: str
     shipped: bool = False
+    start: Ingredient | None = None
+    teacher: Ingredient | None = None
 
 
 def _free_name(runs_dir: Path, name: str) -> Path:

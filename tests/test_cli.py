@@ -238,7 +238,11 @@ WRONG = [
     (("simulate", "--engine", "warp"), 1, "unknown engine 'warp'"),
     (("simulate", "--device", "abacus"), 1, "device 'abacus'"),
     (("simulate", "--run", "nobody"), 1, "no run called nobody"),
-    (("simulate", "--data", "imagenet"), 1, "unknown data set 'imagenet'"),
+    (("simulate", "--data", "imagenets"), 1, "unknown data set 'imagenets'"),
+    (("simulate", "--data", "imagenet", "--data-dir", "nowhere"), 1, "imagenet have sizes of their own"),
+    (("simulate", "--workers", "-1"), 2, "-1 is not in the range"),
+    (("train", "lenet-digits-k1B2", "--teacher", "nobody"), 1, "no run called nobody"),
+    (("train", "resnet18tnn-folder-k1B2", "--data-dir", "nowhere"), 1, "nowhere/train/<class>"),
     (("train", "lenet-digits-k1B2", "--run", "mine"), 2, "--run goes with --resume"),
     (("train", "--resume", "--epochs", "3"), 2, "keeps its recipe"),
     (("simulate", "--data", "mnist", "--data-dir", "nowhere"), 1, "mnist"),
@@ -393,13 +397,13 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_run(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("command", ["simulate", "verify"])
 def test_an_interrupted_measurement_writes_nothing(folder: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from snnconv.engines.dense import DenseEngine
+    from snnconv.engines.layered import LayeredEngine
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-    monkeypatch.setattr(DenseEngine, "run", stop)
+    monkeypatch.setattr(LayeredEngine, "run", stop)
     result = snnconv(command, "--quiet", cwd=folder)
     assert result.exit_code == 1 and "Aborted!" in result.output
     assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before

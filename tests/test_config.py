@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from snnconv.config import Quantization, change_recipe, load_recipe, recipe_names, to_mapping
+from snnconv.config import (
+    Augmentation,
+    Preprocessing,
+    Quantization,
+    Training,
+    change_recipe,
+    load_recipe,
+    recipe_names,
+    to_mapping,
+)
 from snnconv.errors import ConfigError
 
 
@@ -40,7 +49,14 @@ IMAGENET: dict[str, dict[str, float]] = {
     "resnet50tnn": {"fp32": 76.13, "relu": 74.00},
     "resnet18sttn": {"fp32": 69.3, "sttn": 66.2},
 }
+TOP5: dict[str, dict[str, float]] = {
+    "alexnet": {"fp32": 82.87, "relu-fflf": 80.44, "relu": 79.41},
+    "resnet18tnn": {"fp32": 89.07, "relu": 86.78, "relu-t2": 88.20, "relu-t4": 88.91},
+    "resnet34tnn": {"fp32": 91.42, "relu": 89.89},
+    "resnet50tnn": {"fp32": 92.86, "relu": 91.77},
+}
 DISTILLED = {"resnet18sttn-imagenet-sttn-distilled": 68.2}
+IMAGENET_PIXELS = Preprocessing(resize=256, crop=224, mean=(0.485, 0.456, 0.406), sd=(0.229, 0.224, 0.225))
 EMPTY = {"lenet2x2-mnist-twta", "vgg13-3x3-cifar10-twta", "groupv2-4x4-cifar10-twta"}
 """Rows that their source leaves without a number."""
 
@@ -54,6 +70,27 @@ def test_published_numbers_are_those_of_the_papers() -> None:
     found = {name: load_recipe(name).published for name in recipe_names()}
     assert {name: published.accuracy for name, published in found.items() if published is not None} == expected
     assert set(recipe_names()) >= EMPTY
+    top5 = {f"{net}-imagenet-{name}-published": value for net, row in TOP5.items() for name, value in row.items()}
+    assert {name: entry.top5 for name, entry in found.items() if entry is not None and entry.top5 is not None} == top5
+
+
+def test_published_trainings_on_imagenet() -> None:
+    tnn, sttn = (load_recipe(f"{name}-published") for name in ("resnet50tnn-imagenet-relu", "alexnet-imagenet-sttn"))
+    assert tnn.preprocessing == sttn.preprocessing == IMAGENET_PIXELS
+    assert tnn.augmentation == sttn.augmentation == Augmentation(area=(0.08, 1.0), crop=224, flip=True)
+    common = {"optimiser": "adam", "batch_size": 256, "validation": 50_000}
+    steps = {"schedule": "steps", "milestones": (30, 40, 45), "factor": (0.2, 0.2, 0.5)}
+    assert tnn.training == Training(epochs=50, learning_rate=1e-4, weight_decay=5e-6, **steps, **common)
+    assert sttn.training == Training(epochs=256, learning_rate=5e-3, schedule="cosine", **common)
+
+
+@pytest.mark.parametrize("depth", [20, 32, 44, 56])
+@pytest.mark.parametrize("quantization", ["fp32", "relu"])
+def test_published_trainings_of_tnn_on_cifar(depth: int, quantization: str) -> None:
+    plan = load_recipe(f"resnet{depth}tnn-cifar10-{quantization}-published").training
+    steps = {"schedule": "steps", "milestones": (80, 120, 160), "factor": (0.1, 0.1, 0.5)}
+    rest = {"epochs": 200, "batch_size": 128, "optimiser": "sgd", "momentum": 0.9, "weight_decay": 3e-4}
+    assert plan == Training(learning_rate=0.1, **steps, **rest)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +111,19 @@ def test_published_numbers_are_those_of_the_papers() -> None:
         ({"training.speed": 3}, "speed"),
         ({"augmentation.contrast": [2.0, 1.0]}, "contrast"),
         ({"preprocessing.crop": 20}, "same side"),
+        ({"preprocessing.resize": 20}, r"resize \(= 20\) needs a crop of at most as many pixels, not 24"),
+        ({"preprocessing.mean": [0.5]}, "mean and sd go together"),
+        ({"preprocessing.mean": [0.5], "preprocessing.sd": [1.0, 1.0]}, "mean and sd go together"),
+        ({"preprocessing.mean": [0.5], "preprocessing.sd": [0.0]}, "sd .* must be above 0"),
+        ({"preprocessing.mean": [0.5], "preprocessing.sd": [1.0]}, "each image's own mean and sd"),
+        ({"augmentation.area": [0.0, 1.0]}, "0 < low <= high <= 1"),
+        ({"augmentation.area": [0.5, 1.0], "augmentation.pad": 1}, "area needs a crop .* and no pad"),
+        ({"training.milestones": [8, 4]}, r"milestones \(= \[8, 4\]\) must rise"),
+        ({"training.milestones": [4, 8], "training.factor": [0.1]}, "1 numbers for 2 milestones"),
+        ({"training.factor": -0.1}, "factor .* above 0"),
+        ({"training.distillation": 1.1}, r"distillation \(= 1.1\) must lie in \[0, 1\]"),
+        ({"training.temperature": 0.0}, "temperature"),
+        ({"classes": 1}, r"classes \(= 1\) must be at least 2"),
     ],
 )
 def test_wrong_entries_are_refused(changes: dict[str, object], sentence: str) -> None:

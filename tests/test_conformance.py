@@ -12,8 +12,9 @@ from torch.nn.utils import parametrize
 from snnconv.ann.models.blocks import WEIGHTS
 from snnconv.ann.models.networks import NETWORKS, build_network
 from snnconv.ann.quantizers import ACTIVATIONS, Quantizer, signed_activation
+from snnconv.ann.training import input_facts, network_for
 from snnconv.ann.weights import WeightQuantizer
-from snnconv.config import SCHEMES, Quantization, load_recipe, recipe_names
+from snnconv.config import SCHEMES, Quantization, change_recipe, load_recipe, recipe_names
 
 SMALL = {"lenet": (1, 28, 28), "vgg": (3, 24, 24), "groupv2": (3, 24, 24), "model2": (3, 24, 24)}
 LARGE = ("alexnet", "resnet18tnn", "resnet34tnn", "resnet50tnn", "resnet101tnn", "resnet18sttn")
@@ -182,7 +183,9 @@ def test_every_recipe_builds_its_network(name: str) -> None:
     channels, height, width = native(recipe.network)
     side = recipe.preprocessing.crop or (28 if recipe.dataset in ("mnist", "digits") else 32)
     assert (height, width) == (side, side)
+    given = recipe if recipe.dataset != "folder" else change_recipe(recipe, {"classes": 7})
+    classes = {"cifar100": 100, "imagenet": 1000, "folder": 7}.get(recipe.dataset, 10)
+    assert input_facts(given) == ((channels, side, side), classes)
     with torch.device("meta"):
-        quantization = Quantization.parse(recipe.quantization, recipe.tie)
-        model = build_network(recipe.network, (channels, side, side), 10, quantization).eval()
-        assert model(torch.zeros(1, channels, side, side)).shape == (1, 10)
+        model = network_for(given).eval()
+        assert model(torch.zeros(1, channels, side, side)).shape == (1, classes)

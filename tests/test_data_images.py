@@ -115,7 +115,7 @@ def test_damage_is_said_and_not_downloaded_over(tmp_path: Path) -> None:
 
 
 def test_unknown_names_are_answered_with_the_known_ones(tmp_path: Path) -> None:
-    known = "digits, mnist, fashion-mnist, cifar10, cifar100 are known"
+    known = "digits, mnist, fashion-mnist, cifar10, cifar100, imagenet, folder are known"
     with pytest.raises(ConfigError, match=f"unknown data set 'mnits': {known}"):
         load_images("mnits", "test", tmp_path)
     with pytest.raises(ConfigError, match="unknown split 'valid'"):

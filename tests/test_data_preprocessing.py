@@ -44,6 +44,27 @@ def test_division_is_rounded_once(pixels: np.ndarray, divisor: float) -> None:
     assert np.array_equal(values.numpy(), (pixels.astype(np.float64) / divisor).astype(np.float32))
 
 
+@given(batches)
+@settings(max_examples=50, deadline=None)
+def test_a_given_mean_and_sd_act_on_the_divided_pixels_a_channel(pixels: np.ndarray) -> None:
+    mean, sd = (tuple(start + 0.1 * c for c in range(pixels.shape[1])) for start in (0.3, 0.2))
+    values = preprocess(torch.from_numpy(pixels), Preprocessing(divisor=255.0, mean=mean, sd=sd)).numpy()
+    for c in range(pixels.shape[1]):
+        expected = (pixels[:, c].astype(np.float64) / 255.0 - mean[c]) / sd[c]
+        assert np.array_equal(values[:, c], expected.astype(np.float32))
+
+
+def test_a_mean_of_other_channels_and_images_still_to_be_resized_are_refused() -> None:
+    with pytest.raises(ConfigError, match="mean and sd are of 3 channels, the images have 1"):
+        preprocess(torch.zeros(2, 1, 4, 4), Preprocessing(mean=(0.1,) * 3, sd=(1.0,) * 3))
+    chosen = Preprocessing(resize=8, crop=6, divisor=1.0)
+    for height, width in ((6, 6), (8, 8), (8, 11)):
+        assert preprocess(torch.ones(1, 1, height, width), chosen).shape == (1, 1, 6, 6)
+    for height, width in ((7, 7), (6, 7), (9, 12)):
+        with pytest.raises(ConfigError, match=rf"images of {height}x{width} in memory are not resized"):
+            preprocess(torch.ones(1, 1, height, width), chosen)
+
+
 @pytest.mark.parametrize("standardise", [True, False])
 def test_an_image_gives_the_same_bits_in_any_batch(standardise: bool) -> None:
     pixels = torch.randint(0, 256, (50, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -17,13 +18,19 @@ from snnconv.ann.quantizers import KBQuantizer
 from snnconv.conversion.convert import convert
 from snnconv.engines import dense
 from snnconv.engines.affine import apply_affine, fit_affine
-from snnconv.engines.dense import DenseEngine, affine_of
+from snnconv.engines.dense import DenseEngine, affine_of, dense_step
+from snnconv.engines.events import EventsEngine
+from snnconv.engines.integer import integer_step
+from snnconv.engines.layered import LayeredEngine, Step
+from snnconv.engines.library import find_library, kernel_names
+from snnconv.engines.registry import AutoEngine
 from snnconv.formats.native import load
 from snnconv.grids import Grid, k_b_grid
 from snnconv.runs import NETWORK, shipped_run
 from snnconv.snn.layers import Branch, Readout, SpikingLayer, SpikingLinear
 from snnconv.snn.network import SpikingNetwork, Tap
 from snnconv.snn.noise import Deletion
+from snnconv.snn.simulation import Runner
 from snnconv.snn.synapses import LinearSynapse
 from snnconv.snn.thresholds import derive_ladder
 
@@ -32,30 +39,50 @@ def images(seed: int, count: int = 6) -> Tensor:
     return torch.rand(count, 2, 7, 8, generator=torch.Generator().manual_seed(seed))
 
 
-def runs(
-    network: SpikingNetwork, x: Tensor, taps: tuple[Tap, ...] = ()
-) -> tuple[tuple[Tensor, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]:
-    """Logits and wires of the plain forward and of the dense engine."""
-    results = []
-    for run in (network, DenseEngine(network).run):
-        sent: dict[str, Tensor] = {}
+KERNELS = kernel_names(handle) if (handle := find_library()) is not None else []
+"""Instruction sets the kernels are built for; none without a compiler."""
 
-        def keep(name: str, counts: Tensor, step: int, sent: dict[str, Tensor] = sent) -> Tensor:
-            sent[name] = counts.clone()
-            return counts
 
-        with torch.no_grad():
-            results.append((run(x, (*taps, keep)), sent))
-    return results[0], results[1]
+class IntegerEngine(LayeredEngine):
+    """Takes the integer way wherever there is one."""
+
+    name = "integer"
+
+    def ways(self, name: str) -> list[Step]:
+        step = integer_step(self.network, name)
+        return [dense_step(self.network.layers[name]) if step is None else step]
+
+
+def engines(network: SpikingNetwork) -> dict[str, Runner]:
+    """Every engine there is on this machine, the events engine once for each instruction set."""
+    found: dict[str, Runner] = {"dense": DenseEngine(network), "auto": AutoEngine(network)}
+    found["integer"] = IntegerEngine(network)
+    return found | {f"events, {name}": EventsEngine(network, kernels=name) for name in KERNELS}
+
+
+def outcome(run: Callable[..., Tensor], x: Tensor, taps: tuple[Tap, ...] = ()) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits and what every layer sent."""
+    sent: dict[str, Tensor] = {}
+
+    def keep(name: str, counts: Tensor, step: int) -> Tensor:
+        sent[name] = counts.clone()
+        return counts
+
+    with torch.no_grad():
+        return run(x, (*taps, keep)), sent
 
 
 def assert_same(network: SpikingNetwork, x: Tensor, taps: tuple[Tap, ...] = ()) -> None:
-    (logits, sent), (own, wire) = runs(network, x, taps)
-    assert list(sent) == list(wire)
-    for name in sent:
-        assert torch.equal(sent[name].double(), wire[name].double()), name
-    assert own.dtype == torch.float64
-    assert torch.equal(logits, own)
+    """Every engine gives the bits of the plain forward, twice: ``auto`` decides on the first batch."""
+    logits, sent = outcome(network, x, taps)
+    for which, engine in engines(network).items():
+        for _ in range(2 if which == "auto" else 1):
+            own, wires = outcome(engine.run, x, taps)
+            assert list(sent) == list(wires)
+            for name in sent:
+                assert torch.equal(sent[name].double(), wires[name].double()), f"{which}: {name}"
+            assert own.dtype == torch.float64
+            assert torch.equal(logits, own), which
 
 
 @settings(max_examples=40, deadline=None)
@@ -63,13 +90,13 @@ def assert_same(network: SpikingNetwork, x: Tensor, taps: tuple[Tap, ...] = ()) 
     st.integers(0, 10**6),
     st.sampled_from((None, TWTA, Grid(0.3, 2, 2, (-0.5, -0.2, 0.1, 0.4), (False, True, True, False)))),
 )
-def test_dense_is_the_plain_forward_bit_for_bit(seed: int, grid: Grid | None) -> None:
+def test_engines_are_the_plain_forward_bit_for_bit(seed: int, grid: Grid | None) -> None:
     assert_same(random_network(seed, grid), images(seed))
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10**6), st.floats(0, 1), st.sampled_from((None, TWTA)))
-def test_dense_is_the_plain_forward_under_noise_too(seed: int, ratio: float, grid: Grid | None) -> None:
+def test_engines_are_the_plain_forward_under_noise_too(seed: int, ratio: float, grid: Grid | None) -> None:
     network = random_network(seed, grid)
     noise = Deletion(ratio, tuple(name for name, _ in network.units()), seed)
     assert_same(network, images(seed), (noise.tap(network, torch.arange(50, 56), trial=3),))

@@ -119,3 +119,30 @@ def test_levels_are_bounded_so_that_a_count_fits_a_byte() -> None:
 def test_k_and_b_out_of_range_are_named(k: int, B: int, name: str) -> None:
     with pytest.raises(ConfigError, match=rf"{name} \(= -?\d\)"):
         k_b_grid(k, B)
+
+
+@given(grids(), QUARTERS)
+def test_a_side_is_the_size_of_the_codes_of_one_sign(grid: Grid, z: float) -> None:
+    assert set(grid.signs) == {sign for sign, codes in ((1, grid.positive), (-1, grid.negative)) if codes}
+    for value in (z, math.nextafter(z, -math.inf), math.nextafter(z, math.inf)):
+        for sign in grid.signs:
+            side = grid.side(sign)
+            assert (side.step, side.negative) == (grid.step, 0)
+            assert side.code(sign * value) == max(sign * grid.code(value), 0)
+
+
+def test_the_sides_of_twta_are_alike_and_those_of_sttn_are_not() -> None:
+    assert TWTA.side(1) == TWTA.side(-1) == Grid(1.0, 1, 0, (0.5,), (True,))
+    sttn = Grid(1.0, 1, 1, (-0.5, 0.5), (True, True))
+    assert (sttn.side(1).closed, sttn.side(-1).closed) == ((True,), (False,))
+
+
+def test_a_side_keeps_levels_that_always_or_never_fire() -> None:
+    grid = Grid(1.0, 1, 2, (-math.inf, 0.5, math.inf), (False, True, True))
+    assert [grid.side(-1).code(-z) for z in (0.0, 0.5)] == [1, 0]
+    assert [grid.side(1).code(z) for z in (0.0, 9.0)] == [0, 0]
+
+
+def test_a_sign_without_codes_has_no_side() -> None:
+    with pytest.raises(ConfigError, match="1 to 127 levels"):
+        k_b_grid(1, 2).side(-1)

@@ -513,32 +513,3 @@ def test_foreign_and_unsafe_weights_are_refused(tmp_path: Path) -> None:
     before = model.readout.weight.clone()
     load_torchvision(model, file)
     assert torch.equal(model.readout.weight, before)
-
-
-DEEP = {"resnet44tnn", "resnet56tnn"}  # in k/B activations they need more than these few steps
-LEARNERS = [
-    (name, quantized)
-    for name, size in SIZES.items()
-    for quantized in (True, False)
-    if size.image[1] < 224 and not (quantized and name in DEEP)
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "quantized"), LEARNERS)
-def test_a_network_learns_64_images_by_heart(name: str, quantized: bool) -> None:
-    size = SIZES[name]
-    torch.manual_seed(0)
-    x, labels = torch.rand(64, *size.image), torch.randint(0, 10, (64,))
-    model = build_network(name, size.image, 10, Quantization.parse(size.quantization) if quantized else FP32)
-    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
-    correct = 0.0
-    for _ in range(150):
-        logits = model(x)
-        correct = float((logits.argmax(1) == labels).float().mean())
-        if correct > 0.95:
-            break
-        optimiser.zero_grad()
-        functional.cross_entropy(logits, labels).backward()
-        optimiser.step()
-    assert correct > 0.95

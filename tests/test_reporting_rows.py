@@ -54,7 +54,12 @@ def result(configuration: str = "k1B2", levels: int = 4, correct: int = 493, uni
 def test_configurations_are_ordered_by_levels_then_name() -> None:
     names = ["k1B4", "k1B2", "k0B4", "fp32", "k1B1", "k0B2", "k0B1"]
     assert sorted(names, key=configuration_order) == ["fp32", "k0B1", "k0B2", "k1B1", "k0B4", "k1B2", "k1B4"]
-    assert sorted(["twta", "relu", "twba", "sttn-k1B4"], key=configuration_order) == ["relu", "twba", "sttn-k1B4", "twta"]
+    assert sorted(["twta", "relu", "twba", "sttn-k1B4"], key=configuration_order) == [
+        "relu",
+        "twba",
+        "sttn-k1B4",
+        "twta",
+    ]
     with pytest.raises(ConfigError, match="unknown quantization 'ternary'"):
         configuration_order("ternary")
 

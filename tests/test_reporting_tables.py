@@ -119,6 +119,11 @@ def test_verification_summary_begins_with_the_verdict() -> None:
             "100.00 % (95 % interval 20.7-100.0) of 1 image, T = 1, L = 1 to 8, no noise, "
             "50 spikes and 0.00 M synops an image",
         ),
+        (
+            simulated([100], 1, 1, 1) | {"classes": 1000, "top5_accuracy": 0.8678},
+            "100.00 % (95 % interval 20.7-100.0) of 1 image, top-5 86.78 %, T = 1, L = 1, no noise, "
+            "50 spikes and 0.00 M synops an image",
+        ),
     ],
 )
 def test_simulation_summary(simulation: dict[str, Any], text: str) -> None:
@@ -129,7 +134,9 @@ def test_recipes_table() -> None:
     plain = to_mapping(load_recipe("lenet-mnist-k1B2"))
     unpublished = {key: value for key, value in plain.items() if key != "published"} | {"name": "mine"}
     plain["training"] = unpublished["training"] = {"epochs": 12}
-    check("recipes", render(recipes_table([plain | {"measured": 99.4}, unpublished | {"measured": None}])))
+    large = to_mapping(load_recipe("resnet18tnn-imagenet-relu-published"))
+    rows = [plain | {"measured": 99.4}, unpublished | {"measured": None}, large | {"measured": None}]
+    check("recipes", render(recipes_table(rows)))
 
 
 def test_runs_table() -> None:

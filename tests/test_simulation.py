@@ -10,6 +10,7 @@ import torch
 from samples import TWTA, random_images, random_network, wires
 
 from snnconv.config import Preprocessing
+from snnconv.data.images import Images
 from snnconv.data.preprocessing import preprocess
 from snnconv.engines.dense import DenseEngine
 from snnconv.errors import ConfigError
@@ -46,6 +47,29 @@ def test_the_network_s_own_preprocessing_is_used() -> None:
     result = simulate(DenseEngine(network), IMAGES)
     logits, _ = wires(network, IMAGES.pixels.float())
     assert result.correct_by_trial == [int((logits.argmax(1) == IMAGES.labels).sum())]
+
+
+def test_the_right_class_among_the_first_five_is_counted() -> None:
+    network = random_network(1)
+    draws = torch.Generator().manual_seed(3)
+    many = torch.randn(len(IMAGES), 7, generator=draws, dtype=torch.float64)
+
+    class Fixed(DenseEngine):
+        """An engine with logits of its own, by the places of the images."""
+
+        place = 0
+
+        def run(self, x: torch.Tensor, taps: tuple = ()) -> torch.Tensor:
+            self.place += len(x)
+            return many[self.place - len(x) : self.place]
+
+    images = Images("seven", "test", IMAGES.pixels, IMAGES.labels, 7)
+    result = simulate(Fixed(network), images, batch_size=4, trials=2)
+    among = sum(int(label) in row.argsort(descending=True)[:5] for label, row in zip(IMAGES.labels, many, strict=True))
+    assert result.top5_by_trial == [among, among]
+    assert 0 < among < 23 and result.top5_accuracy == among / 23
+    assert result.to_dict()["top5_accuracy"] == among / 23 and result.to_dict()["classes"] == 7
+    assert simulate(DenseEngine(network), IMAGES).to_dict()["top5_accuracy"] is None  # of four classes
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.3])
@@ -127,6 +151,17 @@ def test_levels_and_sizes_are_reported(engine: DenseEngine) -> None:
     assert values["ann_macs"] == sum(row.macs for row in result.layers if row.kind == "spiking")
     assert all(0 <= row["rate"] <= 1 for row in values["layers"])
     assert values["layers"][-1]["rate"] == 0.0
+
+
+def test_the_rule_of_twba_leaves_out_the_last_layer_that_fires(engine: DenseEngine) -> None:
+    result = simulate(engine, IMAGES)
+    *firing, last = (layer.spikes for layer in result.layers if layer.kind != "readout")
+    assert last > 0
+    assert result.to_dict()["spikes_by_rule"] == {
+        "all": result.spikes_per_image,
+        "zou2019": pytest.approx(sum(firing) / len(IMAGES)),
+    }
+    assert result.spikes_by_rule["all"] == pytest.approx((sum(firing) + last) / len(IMAGES))
 
 
 def test_levels_are_a_list_only_where_layers_differ() -> None:

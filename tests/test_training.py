@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from snnconv.ann import training
+from snnconv.ann import distillation, training
 from snnconv.ann.checkpoints import load_ann, load_twin, save_ann
+from snnconv.ann.models.pretrained import load_start, torchvision_names
 from snnconv.ann.training import learning_rate, network_for, train
 from snnconv.config import Training, change_recipe, load_recipe
 from snnconv.data.images import Images, load_images
-from snnconv.errors import FormatError, TrainingError
+from snnconv.errors import DataError, FormatError, RunError, TrainingError
 from snnconv.runs import ANN, CHECKPOINT, HISTORY, Run, create_run, open_run
 
 CPU = torch.device("cpu")
@@ -71,7 +72,7 @@ def test_a_loss_that_is_not_finite_stops_with_one_sentence(
     tmp_path: Path, digits: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = new_run(tmp_path)
-    monkeypatch.setattr(training.functional, "cross_entropy", lambda logits, *_, **__: logits.sum() * float("nan"))
+    monkeypatch.setattr(distillation.functional, "cross_entropy", lambda logits, *_, **__: logits.sum() * float("nan"))
     with pytest.raises(TrainingError, match="not finite in epoch 1.*lower training.learning_rate"):
         train(run, digits, digits, CPU, quiet=True)
     assert not run.has(ANN)
@@ -133,4 +134,103 @@ def test_learning_rates() -> None:
     assert learning_rate(cycle, 10) == pytest.approx(0.0)
     steps = Training(epochs=10, learning_rate=1.0, schedule="steps", milestones=(4, 8), factor=0.1)
     assert [round(learning_rate(steps, epoch), 6) for epoch in (3.9, 4, 8)] == [1.0, 0.1, 0.01]
+    cosine = Training(epochs=8, learning_rate=0.2, schedule="cosine")
+    halves = [0.2, 0.2 * (0.5 + 0.5 * 0.5**0.5), 0.1, 0.2 * (0.5 - 0.5 * 0.5**0.5), 0.0]
+    assert [learning_rate(cosine, epoch) for epoch in (0, 2, 4, 6, 8)] == pytest.approx(halves)
     assert learning_rate(Training(learning_rate=0.2), 7) == 0.2
+
+
+@pytest.mark.parametrize(
+    ("recipe", "rates"),
+    [
+        ("resnet20tnn-cifar10-relu", {0: 0.1, 79.9: 0.1, 80: 0.01, 120: 1e-3, 159: 1e-3, 160: 5e-4, 199: 5e-4}),
+        ("resnet18tnn-imagenet-relu", {0: 1e-4, 29: 1e-4, 30: 2e-5, 40: 4e-6, 45: 2e-6, 49: 2e-6}),
+        ("resnet18sttn-imagenet-sttn", {0: 5e-3, 64: 5e-3 * (2 + 2**0.5) / 4, 128: 2.5e-3, 256: 0.0}),
+    ],
+)
+def test_published_schedules(recipe: str, rates: dict[float, float]) -> None:
+    plan = load_recipe(f"{recipe}-published").training
+    assert [learning_rate(plan, epoch) for epoch in rates] == pytest.approx(list(rates.values()))
+
+
+def test_evaluation_gives_top_1_and_top_5(digits: Images) -> None:
+    class Fixed(torch.nn.Module):
+        """Logits 9, 8 .. 0 for the classes 0, 1 .. 9, whatever the image."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.arange(9.0, -1, -1).expand(len(x), -1)
+
+    recipe = load_recipe("lenet-digits-k1B2")
+    first, among = training.evaluate(Fixed(), digits, recipe, CPU, torch.float32)
+    labels = digits.labels.tolist()
+    assert first == labels.count(0) / 300 and among == sum(label < 5 for label in labels) / 300
+    few = Images("few", "test", digits.pixels, digits.labels % 5, 5)
+    assert training.evaluate(Fixed(), few, recipe, CPU, torch.float32).top5 is None
+
+
+def test_results_without_top_5_still_load(tmp_path: Path) -> None:
+    run = new_run(tmp_path)
+    old = {
+        "epochs": 1,
+        "best_epoch": 1,
+        "validation_accuracy": 0.5,
+        "test_accuracy": 0.5,
+        "test_images": 9,
+        "seconds": 1,
+    }
+    run.file("results").mkdir()
+    run.file("results/train.json").write_text(json.dumps(old))
+    found = run.training()
+    assert found is not None and found.test_top5 is None
+
+
+def test_images_of_another_number_of_classes_are_refused(tmp_path: Path, digits: Images) -> None:
+    more = Images("more", "train", digits.pixels, digits.labels, 12)
+    with pytest.raises(DataError, match=r"more \(train\) has 12 classes; the recipe says 10"):
+        train(new_run(tmp_path), more, digits, CPU, quiet=True)
+
+
+def test_of_a_pair_of_latent_weights_the_first_starts_from_the_twin(tmp_path: Path) -> None:
+    recipe = load_recipe("resnet18sttn-small-cifar10-sttn")
+    full = change_recipe(recipe, {"quantization": "fp32"})
+    twin = network_for(full, seed=5)
+    save_ann(tmp_path / ANN, twin, full)
+    model, untouched = (network_for(recipe, seed=6) for _ in range(2))
+    load_start(model, tmp_path)
+    ours, own, theirs = model.state_dict(), untouched.state_dict(), twin.state_dict()
+    latent = "stage1.block1.body.conv.parametrizations.weight.original"
+    assert torch.equal(ours[latent + "0"], theirs["stage1.block1.body.conv.weight"])
+    assert torch.equal(ours[latent + "1"], own[latent + "1"])
+    assert torch.equal(ours["readout.weight"], theirs["readout.weight"])
+    pairs = network_for(recipe, seed=7)
+    save_ann(tmp_path / "pairs.safetensors", pairs, recipe)
+    load_start(model, tmp_path / "pairs.safetensors")
+    assert all(torch.equal(tensor, pairs.state_dict()[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(FormatError, match="not a twin"):
+        load_start(twin, tmp_path / "pairs.safetensors")
+
+
+def test_training_starts_from_a_state_dict_and_again_before_its_first_epoch_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = change_recipe(load_recipe("resnet20tnn-cifar10-fp32"), {"training.epochs": 1, "training.validation": 4})
+    twin = network_for(recipe, seed=5)
+    names = torchvision_names(twin.state_dict())
+    torch.save({theirs: twin.state_dict()[name] for name, theirs in names.items()}, tmp_path / "twin.pth")
+    run = create_run(tmp_path, recipe, 0, tmp_path / "twin.pth")
+    started: list[dict[str, torch.Tensor]] = []
+
+    def stop(state: object, *_: object) -> float:
+        started.append({name: value.clone() for name, value in state.model.state_dict().items()})  # type: ignore[attr-defined]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_epoch", stop)
+    images = Images("cifar10", "train", torch.zeros(9, 3, 32, 32, dtype=torch.uint8), torch.arange(9), 10)
+    for again in (run, open_run(run.path)):
+        with pytest.raises(KeyboardInterrupt):
+            train(again, images, images, CPU, quiet=True)
+    expected = {name: value for name, value in twin.state_dict().items() if name in names}
+    assert all(torch.equal(state[name], value) for state in started for name, value in expected.items())
+    (tmp_path / "twin.pth").write_bytes(b"other")
+    with pytest.raises(RunError, match="twin.pth has changed"):
+        train(open_run(run.path), images, images, CPU, quiet=True)

@@ -29,9 +29,9 @@ class ChannelPermutation(nn.Module):
         return [channel for group in range(self.groups) for channel in range(group, channels, self.groups)]
 
     def forward(self, x: Tensor) -> Tensor:
-        count, channels, *sides = x.shape
-        grouped = x.reshape(count, channels // self.groups, self.groups, *sides)
-        return grouped.transpose(1, 2).reshape(x.shape)
+        rows = x.movedim(1, -1)  # channels last, as convolutions on the CPU want them
+        grouped = rows.reshape(*rows.shape[:-1], -1, self.groups)
+        return grouped.transpose(-1, -2).reshape(rows.shape).movedim(-1, 1)
 
     def extra_repr(self) -> str:
         return f"groups={self.groups}"

@@ -12,21 +12,24 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 from tqdm import tqdm
 
-from snnconv.ann.checkpoints import load_ann, load_twin, save_ann
+from snnconv.ann.checkpoints import load_ann, save_ann
+from snnconv.ann.distillation import Teacher, training_loss
 from snnconv.ann.models.networks import build_network
+from snnconv.ann.models.pretrained import load_start
 from snnconv.ann.weights import clamp_latents
 from snnconv.config import Quantization, Recipe, Training
-from snnconv.data.augmentation import augment
-from snnconv.data.images import Images, hold_out, image_facts
+from snnconv.data.images import hold_out, image_facts
 from snnconv.data.preprocessing import preprocess
-from snnconv.errors import ConfigError, FormatError, TrainingError
+from snnconv.data.ranking import TOP, ranks
+from snnconv.data.sets import ImageSet
+from snnconv.errors import ConfigError, DataError, FormatError, TrainingError
 from snnconv.runs import (
     ANN,
     CHECKPOINT,
@@ -36,11 +39,19 @@ from snnconv.runs import (
     Run,
     TrainingResult,
     describe_environment,
+    open_run,
     write_json,
     write_whole,
 )
 
 EVALUATION_BATCH = 250
+
+
+class Accuracy(NamedTuple):
+    """Shares of images, 0..1: the right class first, and among the first five (None for up to five classes)."""
+
+    top1: float
+    top5: float | None
 
 
 @dataclass
@@ -66,28 +77,64 @@ def input_facts(recipe: Recipe) -> tuple[tuple[int, int, int], int]:
     """Shape (channels, height, width) of the recipe's images after preprocessing, and their classes.
 
     Raises:
-        ConfigError: an unknown data set, or a crop larger than its images.
+        ConfigError: an unknown data set, a crop larger than its images, or classes or a crop that nothing says.
     """
-    (channels, height, width), classes = image_facts(recipe.dataset)
+    image, own = image_facts(recipe.dataset)
+    classes = own or recipe.classes
+    if classes is None:
+        raise ConfigError(f"recipe {recipe.name}: set classes, the number of classes of {recipe.dataset}")
+    if recipe.classes not in (None, classes):
+        raise ConfigError(f"recipe {recipe.name}: {recipe.dataset} has {classes} classes, not {recipe.classes}")
     side = recipe.preprocessing.crop
+    if image is None:
+        if side is None:
+            raise ConfigError(f"recipe {recipe.name}: images of {recipe.dataset} need preprocessing.crop, their side")
+        return (3, side, side), classes
+    channels, height, width = image
     if side is None:
-        return (channels, height, width), classes
+        return image, classes
     if side > min(height, width):
         raise ConfigError(f"recipe {recipe.name}: crop (= {side}) is larger than the images of {height}x{width}")
     return (channels, side, side), classes
 
 
+def open_teacher(recipe: Recipe, run: Run | None, device: torch.device) -> Teacher | None:
+    """The teacher that a recipe asks for: the network of ``run``.
+
+    Raises:
+        ConfigError: a recipe that wants a teacher without one, or the other way round, or a teacher of other images
+            or classes.
+        FormatError: its weights are damaged.
+    """
+    share = recipe.training.distillation
+    if run is None:
+        if share > 0:
+            raise ConfigError(f"recipe {recipe.name} has training.distillation = {share:g}: name a run with --teacher")
+        return None
+    if share == 0:
+        raise ConfigError(f"recipe {recipe.name} takes no teacher: its training.distillation is 0")
+    theirs, ours = ((other.dataset, *input_facts(other)) for other in (run.recipe, recipe))
+    if theirs != ours:
+        raise ConfigError(
+            f"teacher {run.name} knows {_described(*theirs)}; recipe {recipe.name} has {_described(*ours)}"
+        )
+    model = network_for(run.recipe)
+    load_ann(run.file(ANN), model)
+    placed: nn.Module = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Teacher(placed.eval().requires_grad_(False), run.recipe.preprocessing)
+
+
 def train(
-    run: Run, images: Images, test: Images, device: torch.device, start: Path | None = None, quiet: bool = False
+    run: Run, images: ImageSet, test: ImageSet, device: torch.device, start: Path | None = None, quiet: bool = False
 ) -> TrainingResult:
     """Train the run's recipe, from its checkpoint where it has one, and measure the best epoch on the test set.
 
     Args:
-        run: Where the recipe and seed are read and everything is written.
+        run: Where the recipe, seed and teacher are read and everything is written.
         images: The training split; ``recipe.training.validation`` of it pick the best epoch.
         test: The test split; it picks nothing.
         device: Where to compute.
-        start: Weights of a twin (``ann.safetensors``) to start from.
+        start: Weights to start from, see ``load_start``; None takes those that the run has recorded.
         quiet: Show no progress.
 
     Returns:
@@ -95,31 +142,40 @@ def train(
 
     Raises:
         TrainingError: the loss is not finite.
+        ConfigError: no teacher where the recipe wants one, or one that does not fit.
+        DataError: images of another number of classes.
         FormatError: a damaged checkpoint.
-        RunError: the run folder cannot be written.
+        RunError: the run folder cannot be written, or a recorded file is missing or another.
     """
     recipe, plan = run.recipe, run.recipe.training
+    _, classes = input_facts(recipe)
+    for given in (images, test):
+        if given.classes != classes:
+            raise DataError(f"{given.name} ({given.split}) has {given.classes} classes; the recipe says {classes}")
     fitting, validation = hold_out(images, plan.validation, run.seed)
+    taught_by = None if run.teacher is None else open_run(run.teacher.located(run.path.parent).parent)
+    teacher = open_teacher(recipe, taught_by, device)
     model = network_for(recipe, run.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if start is not None:
-        load_twin(model, start)
     state = _State(model, _optimiser(model, plan), [])
     precision = _precision(plan, device)
     if run.has(CHECKPOINT):
         _restore(run, state)
         write_json(run.file(HISTORY), state.history)
     else:
+        if start is None and run.start is not None:
+            start = run.start.located(run.path.parent)
+        if start is not None:
+            load_start(model, start)
         environment = describe_environment(str(device), torch.get_num_threads())
         write_json(run.file(ENVIRONMENT), environment | {"precision": str(precision).removeprefix("torch.")})
     if state.epoch < plan.epochs:
         run.forget_results()
-    pixels, labels = fitting.pixels.to(device), fitting.labels.to(device)
     bar = tqdm(total=plan.epochs, initial=state.epoch, desc=run.name, unit="epoch", disable=True if quiet else None)
     with bar:
         while state.epoch < plan.epochs:
             began = time.perf_counter()
-            loss = _epoch(state, recipe, run.seed, pixels, labels, precision, quiet)
-            accuracy = evaluate(model, validation, recipe, device, precision)
+            loss = _epoch(state, recipe, run.seed, fitting, teacher, device, precision, quiet)
+            accuracy, _ = evaluate(model, validation, recipe, device, precision)
             best = max((entry["validation_accuracy"] for entry in state.history), default=-1.0)
             seconds = time.perf_counter() - began
             state.history.append({"loss": loss, "validation_accuracy": accuracy, "seconds": round(seconds, 2)})
@@ -131,73 +187,96 @@ def train(
     load_ann(run.file(ANN), model)
     history = state.history
     best_epoch = max(range(len(history)), key=lambda epoch: (history[epoch]["validation_accuracy"], -epoch))
+    measured = evaluate(model, test, recipe, device, torch.float32)
     result = TrainingResult(
         epochs=len(history),
         best_epoch=best_epoch + 1,
         validation_accuracy=history[best_epoch]["validation_accuracy"],
-        test_accuracy=evaluate(model, test, recipe, device, torch.float32),
+        test_accuracy=measured.top1,
         test_images=len(test),
         seconds=round(sum(entry["seconds"] for entry in history), 1),
+        test_top5=measured.top5,
     )
     write_json(run.file(TRAINING), msgspec.to_builtins(result))
     return result
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, images: Images, recipe: Recipe, device: torch.device, precision: torch.dtype) -> float:
-    """Share of images the network classifies rightly, 0..1."""
+def evaluate(
+    model: nn.Module, images: ImageSet, recipe: Recipe, device: torch.device, precision: torch.dtype
+) -> Accuracy:
+    """Shares of images that the network classifies rightly, and has the right class of among its first five."""
     model.eval()
-    correct = 0
-    for first in range(0, len(images), EVALUATION_BATCH):
-        batch = preprocess(images.pixels[first : first + EVALUATION_BATCH].to(device), recipe.preprocessing)
+    first, among = 0, 0
+    for batch in images.batches(EVALUATION_BATCH):
+        pixels = preprocess(batch.pixels.to(device), recipe.preprocessing)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
-            logits = model(batch.contiguous(memory_format=torch.channels_last))
-        correct += int((logits.argmax(1).cpu() == images.labels[first : first + EVALUATION_BATCH]).sum())
-    return correct / len(images)
+            logits = model(pixels.contiguous(memory_format=torch.channels_last))
+        places = ranks(logits, batch.labels.to(device))
+        first += int((places == 0).sum())
+        among += int((places < TOP).sum())
+    return Accuracy(first / len(images), among / len(images) if images.classes > TOP else None)
 
 
 def learning_rate(plan: Training, progress: float) -> float:
     """Learning rate at a point of the training.
 
     ``one-cycle``: linear from 1/25 of the peak over the first 30 %, then half a cosine to 0
-    (Smith 2018, arXiv:1803.09820). ``steps``: times ``factor`` at each milestone passed.
+    (Smith 2018, arXiv:1803.09820). ``cosine``: half a cosine to 0 over all epochs. ``steps``: times
+    ``factor`` (its own one, where there are several) at each milestone passed.
 
     Args:
         plan: The recipe's training.
         progress: Epochs done, fractions included.
     """
+    done = progress / plan.epochs
     if plan.schedule == "steps":
-        return plan.learning_rate * plan.factor ** sum(progress >= milestone for milestone in plan.milestones)
+        passed = sum(progress >= milestone for milestone in plan.milestones)
+        if isinstance(plan.factor, tuple):
+            return plan.learning_rate * math.prod(plan.factor[:passed])
+        return plan.learning_rate * plan.factor**passed
     if plan.schedule == "one-cycle":
-        done = progress / plan.epochs
         if done < 0.3:
             return plan.learning_rate * (0.04 + 0.96 * done / 0.3)
         return plan.learning_rate * 0.5 * (1 + math.cos(math.pi * (done - 0.3) / 0.7))
+    if plan.schedule == "cosine":
+        return plan.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
     return plan.learning_rate
 
 
 def _epoch(
-    state: _State, recipe: Recipe, seed: int, pixels: Tensor, labels: Tensor, precision: torch.dtype, quiet: bool
+    state: _State,
+    recipe: Recipe,
+    seed: int,
+    images: ImageSet,
+    teacher: Teacher | None,
+    device: torch.device,
+    precision: torch.dtype,
+    quiet: bool,
 ) -> float:
     """One pass over the training images; returns the mean loss."""
-    plan, device = recipe.training, pixels.device
-    draws = torch.Generator(device).manual_seed((seed << 20) + state.epoch)
-    order = torch.randperm(len(labels), generator=draws, device=device)
-    batches = max(1, len(labels) // plan.batch_size)
+    plan = recipe.training
+    batches = images.steps(plan.batch_size)
     total = torch.zeros((), device=device)
     mean = 0.0
     state.model.train()
+    shown = images.shuffled(seed, state.epoch, plan.batch_size, recipe.augmentation, device)
     steps = tqdm(
-        range(batches), desc=f"epoch {state.epoch + 1}", unit="batch", leave=False, disable=True if quiet else None
+        shown,
+        total=batches,
+        desc=f"epoch {state.epoch + 1}",
+        unit="batch",
+        leave=False,
+        disable=True if quiet else None,
     )
-    for step in steps:
-        rows = order[step * plan.batch_size : (step + 1) * plan.batch_size]
-        images = preprocess(augment(pixels[rows], recipe.augmentation, draws), recipe.preprocessing)
+    for step, (pixels, labels) in enumerate(steps):
+        x = preprocess(pixels, recipe.preprocessing)
         for group in state.optimiser.param_groups:
             group["lr"] = learning_rate(plan, state.epoch + step / batches)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
-            logits = state.model(images.contiguous(memory_format=torch.channels_last))
-        loss = functional.cross_entropy(logits.float(), labels[rows], label_smoothing=plan.label_smoothing)
+            logits = state.model(x.contiguous(memory_format=torch.channels_last))
+            taught = None if teacher is None else teacher.logits(pixels).float()
+        loss = training_loss(logits.float(), labels, taught, plan)
         state.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         state.optimiser.step()
@@ -253,3 +332,7 @@ def _restore(run: Run, state: _State) -> None:
         raise FormatError(
             f"{run.file(CHECKPOINT)} is damaged: remove it to train the run anew ({type(error).__name__})"
         ) from error
+
+
+def _described(dataset: str, image: tuple[int, int, int], classes: int) -> str:
+    return f"{dataset} of {'x'.join(map(str, image))} in {classes} classes"

@@ -166,6 +166,16 @@ def clamp_latents(model: nn.Module) -> None:
                 latent.clamp_(-1, 1)
 
 
+def set_plain_weight(layer: nn.Module, weight: Tensor) -> None:
+    """Give a layer a plain weight in place of its quantized one, in place.
+
+    torch's own removal of parametrizations would reach into the class that a copy shares with the original.
+    """
+    layer.__class__ = parametrize.type_before_parametrizations(layer)
+    del layer.parametrizations
+    layer.weight = nn.Parameter(weight)
+
+
 def _unscaled(codes: Tensor) -> Part:
     return Part(codes, torch.ones(codes.shape[0], dtype=torch.float64, device=codes.device))
 

@@ -14,34 +14,57 @@ from snnconv.errors import ParityError
 @click.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--network", default="lenet", show_default=True, help="Network the checkpoint is of.")
-@click.option("--data", default="mnist", show_default=True, type=click.Choice(["mnist", "cifar10", "cifar100"]))
-@click.option("--k", type=int, required=True, help="Fractional bits of its activations.")
-@click.option("--B", "bound", type=int, required=True, help="Upper bound of its activations.")
+@click.option(
+    "--data", default="mnist", show_default=True, type=click.Choice(["mnist", "cifar10", "cifar100", "imagenet"])
+)
+@click.option("--k", type=int, help="Fractional bits of its activations.")
+@click.option("--B", "bound", type=int, help="Upper bound of its activations.")
+@click.option("--quantization", help="In place of --k and --B: its quantization by name, such as fp32.")
 @runs_dir_option
 @output_options
 def import_checkpoint(
-    file: Path, network: str, data: str, k: int, bound: int, runs_dir: Path, as_json: bool, quiet: bool
+    file: Path,
+    network: str,
+    data: str,
+    k: int | None,
+    bound: int | None,
+    quantization: str | None,
+    runs_dir: Path,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
-    """Make a run of a checkpoint FILE (.npz) published with the k/B networks."""
+    """Make a run of a checkpoint FILE: one published with the k/B networks (.npz), or a state_dict of a ResNet on
+    ImageNet with torchvision's names (.pth, .pt)."""
+    given = (k is not None, bound is not None, quantization is not None)
+    if given not in ((True, True, False), (False, False, True)):
+        raise click.UsageError("give --k and --B, or --quantization")
     from snnconv.pipeline import import_run
 
-    run = import_run(file, network, data, f"k{k}B{bound}", runs_dir)
+    run = import_run(file, network, data, quantization or f"k{k}B{bound}", runs_dir)
     if as_json:
         print_json({"run": run.name, "file": str(run.file(runs.ANN))})
     else:
-        click.echo(f"wrote {run.path}; `snnconv verify` and `snnconv simulate` take it from here")
+        use = "`snnconv train` takes it with --start or --teacher"
+        if run.recipe.quantization != "fp32":
+            use = "`snnconv verify` and `snnconv simulate` take it from here"
+        click.echo(f"wrote {run.path}; {use}")
 
 
 @click.command()
+@click.option("--split", is_flag=True, help="Two neurons a signed unit, one on a positive and one on a negative line.")
 @run_options
 @output_options
-def convert(run: str | None, runs_dir: Path, as_json: bool, quiet: bool) -> None:
-    """Convert a run's trained network, layer by layer, into a spiking one."""
+def convert(split: bool, run: str | None, runs_dir: Path, as_json: bool, quiet: bool) -> None:
+    """Convert a run's trained network, layer by layer, into a spiking one.
+
+    --split is for hardware whose spikes have no sign: a unit that sends -1, 0 or +1 becomes a neuron for
+    +1 and one for -1, with equal results. verify and simulate take the network as it is.
+    """
     target = find(runs_dir, run, runs.ANN, quiet)
     from snnconv.formats.summary import summarise
     from snnconv.pipeline import convert_run
 
-    network = convert_run(target)
+    network = convert_run(target, split)
     file = target.file(runs.NETWORK)
     summary = {"run": target.name, "file": str(file), "bytes": file.stat().st_size} | summarise(network)
     if as_json:
@@ -50,7 +73,8 @@ def convert(run: str | None, runs_dir: Path, as_json: bool, quiet: bool) -> None
     from snnconv.reporting.tables import network_table, render
 
     click.echo(render(network_table(summary)))
-    click.echo(f"wrote {file} ({summary['bytes']:,} bytes)")
+    lines = ", signed counts on a positive and a negative line" if split else ""
+    click.echo(f"wrote {file} ({summary['bytes']:,} bytes){lines}")
 
 
 @click.command()
@@ -64,6 +88,7 @@ def verify(
     data_dir: Path | None,
     images: int | None,
     batch_size: int,
+    workers: int | None,
     device: str,
     engine: str,
     as_json: bool,
@@ -73,7 +98,7 @@ def verify(
     target = find(runs_dir, run, runs.ANN, quiet)
     from snnconv.pipeline import pick_device, test_sample, verify_run
 
-    sample = test_sample(target, data, data_dir, images)
+    sample = test_sample(target, data, data_dir, images, workers)
     parity = verify_run(target, sample, pick_device(device), batch_size, engine, quiet)
     failures = parity.failures()
     if as_json:

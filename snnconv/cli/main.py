@@ -8,6 +8,7 @@ import click
 
 from snnconv.cli.conversion import convert, import_checkpoint, verify
 from snnconv.cli.listing import info, list_runs, recipes
+from snnconv.cli.merging import merge
 from snnconv.cli.plotting import plot
 from snnconv.cli.simulation import demo, simulate
 from snnconv.cli.training import train
@@ -32,10 +33,10 @@ def main() -> None:
     \b
     The pipeline:  train -> convert -> verify -> simulate -> plot
 
-    Every command but train works as typed: it takes the newest run that has what it needs, or the
-    small trained network that comes with the package.
+    Every command but train, import and merge works as typed: it takes the newest run that has what it
+    needs, or the small trained network that comes with the package.
     """
 
 
-for _command in (train, import_checkpoint, convert, verify, simulate, plot, demo, recipes, list_runs, info):
+for _command in (train, import_checkpoint, convert, verify, simulate, plot, merge, demo, recipes, list_runs, info):
     main.add_command(_command)

@@ -39,12 +39,22 @@ data_dir_option = click.option(
 images_option = click.option("--images", type=click.IntRange(min=1), help="Take the first so many test images only.")
 batch_size_option = click.option("--batch-size", type=click.IntRange(min=1), default=100, show_default=True)
 device_option = click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto.")
-engine_option = click.option("--engine", default="auto", show_default=True, help="auto, dense, or reference.")
+engine_option = click.option(
+    "--engine", default="auto", show_default=True, help="auto, dense, events, triton, or reference."
+)
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    help="Processes that read image files; 0 reads them in this one, and sets held in memory need none. "
+    "[default: one a core but one, at most 16]",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 quiet_option = click.option("--quiet", is_flag=True, help="Show no progress and no remarks.")
 
 run_options = bundle(run_option, runs_dir_option)
-sample_options = bundle(data_option, data_dir_option, images_option, batch_size_option, device_option, engine_option)
+sample_options = bundle(
+    data_option, data_dir_option, images_option, batch_size_option, workers_option, device_option, engine_option
+)
 output_options = bundle(json_option, quiet_option)
 
 

@@ -50,6 +50,7 @@ def simulate(
     data_dir: Path | None,
     images: int | None,
     batch_size: int,
+    workers: int | None,
     device: str,
     engine: str,
     as_json: bool,
@@ -63,7 +64,7 @@ def simulate(
     target = find(runs_dir, run, runs.ANN, quiet)
     from snnconv.pipeline import pick_device, simulate_run, test_sample
 
-    sample = test_sample(target, data, data_dir, images)
+    sample = test_sample(target, data, data_dir, images, workers)
     _, result = simulate_run(
         target,
         sample,

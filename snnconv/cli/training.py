@@ -9,7 +9,15 @@ import click
 import msgspec
 
 from snnconv import runs
-from snnconv.cli.options import data_dir_option, device_option, output_options, print_json, run_options, say
+from snnconv.cli.options import (
+    data_dir_option,
+    device_option,
+    output_options,
+    print_json,
+    run_options,
+    say,
+    workers_option,
+)
 from snnconv.config import Quantization, Recipe, change_recipe, load_recipe
 from snnconv.errors import ConfigError, RunError, SnnconvError
 
@@ -19,6 +27,7 @@ from snnconv.errors import ConfigError, RunError, SnnconvError
 @click.option("--resume", is_flag=True, help="Go on with a run instead of starting one.")
 @run_options
 @data_dir_option
+@workers_option
 @device_option
 @output_options
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Seed of weights, order and split. [default: 0]")
@@ -29,14 +38,19 @@ from snnconv.errors import ConfigError, RunError, SnnconvError
 @click.option("--k", type=int, help="Override the fractional bits of the activations.")
 @click.option("--B", "bound", type=int, help="Override the upper bound of the activations.")
 @click.option(
-    "--start", type=click.Path(path_type=Path), help="Run (or weights) of a twin to start from, such as fp32."
+    "--start",
+    type=click.Path(path_type=Path),
+    help="Weights to start from: a twin's run folder or ann.safetensors, or a state_dict (.pth, .pt) with "
+    "torchvision's names.",
 )
+@click.option("--teacher", metavar="RUN", help="Run whose network the recipe's distillation learns from.")
 def train(
     recipe: str | None,
     resume: bool,
     run: str | None,
     runs_dir: Path,
     data_dir: Path | None,
+    workers: int | None,
     device: str,
     as_json: bool,
     quiet: bool,
@@ -48,50 +62,62 @@ def train(
     k: int | None,
     bound: int | None,
     start: Path | None,
+    teacher: str | None,
 ) -> None:
     """Train RECIPE (a name of `snnconv recipes`, or a TOML file) into a new run folder."""
     if resume == (recipe is not None):
         raise click.UsageError("give either a recipe to start, or --resume to go on with a run")
-    overrides = (epochs, batch_size, learning_rate, precision, k, bound, start, seed)
+    overrides = (epochs, batch_size, learning_rate, precision, k, bound, start, teacher, seed)
     if resume and any(value is not None for value in overrides):
-        raise click.UsageError("a resumed run keeps its recipe and seed: --resume goes with --run alone")
+        raise click.UsageError("a resumed run keeps its recipe, seed and teacher: --resume goes with --run alone")
     if not resume and run is not None:
         raise click.UsageError("--run goes with --resume; a new run is named after its recipe")
-    from snnconv.ann.checkpoints import load_twin
-    from snnconv.ann.training import network_for
+    from snnconv.ann.models.pretrained import load_start
+    from snnconv.ann.training import network_for, open_teacher
     from snnconv.ann.training import train as fit
-    from snnconv.data.images import load_images
+    from snnconv.data.images import class_count, load_images
     from snnconv.pipeline import pick_device
 
     place = pick_device(device)
     target = None if recipe is not None else _unfinished(runs_dir, run)
     plan = target.recipe if target else _changed(str(recipe), k, bound, epochs, batch_size, learning_rate, precision)
+    if target is None and plan.classes is None:
+        plan = change_recipe(plan, {"classes": class_count(plan.dataset, data_dir)})
     model = network_for(plan)
-    weights = start / runs.ANN if start is not None and start.is_dir() else start
+    weights = None if start is None else _weights(runs_dir, start)
     if weights is not None:
-        load_twin(model, weights)
-    training, test = (load_images(plan.dataset, split, data_dir) for split in ("train", "test"))
+        load_start(model, weights)
+    taught_by = None if teacher is None else runs.find_run(runs_dir, teacher, runs.ANN)
+    if target is None:
+        open_teacher(plan, taught_by, place)
+    training, test = (
+        load_images(plan.dataset, split, data_dir, preprocessing=plan.preprocessing, workers=workers)
+        for split in ("train", "test")
+    )
     if plan.training.validation >= len(training):
         raise ConfigError(
             f"{plan.dataset} has {len(training)} training images; {plan.training.validation} cannot be held out"
         )
     if target is None:
-        target = runs.create_run(runs_dir, plan, seed or 0, weights)
+        target = runs.create_run(runs_dir, plan, seed or 0, weights, taught_by)
     say(f"training {target.path} on {place}", quiet)
     try:
-        result = fit(target, training, test, place, weights, quiet)
+        result = fit(target, training, test, place, quiet=quiet)
     except KeyboardInterrupt as error:
         raise click.ClickException(
             f"stopped; `snnconv train --resume --run {target.name}` goes on after the last whole epoch"
         ) from error
     except SnnconvError:
-        target.discard_if_empty()
+        if not resume:
+            target.discard_if_empty()
         raise
     if as_json:
         print_json({"run": target.name} | _plain(result))
     else:
+        many = test.classes >= 100 and result.test_top5 is not None
+        top5 = f" (top-5 {100 * (result.test_top5 or 0):.2f} %)" if many else ""
         click.echo(
-            f"{target.name}: {100 * result.test_accuracy:.2f} % of {result.test_images:,} test images, best of "
+            f"{target.name}: {100 * result.test_accuracy:.2f} %{top5} of {result.test_images:,} test images, best of "
             f"{result.epochs} epochs: {result.best_epoch}, {result.seconds:,.0f} s"
         )
 
@@ -120,6 +146,12 @@ def _changed(
     return change_recipe(recipe, changes)
 
 
+def _weights(runs_dir: Path, start: Path) -> Path:
+    """The file of weights that ``--start`` means: one given as it is, or that of a run folder, by path or by name."""
+    folder = start if start.exists() else runs_dir / start
+    return folder / runs.ANN if folder.is_dir() else start
+
+
 def _unfinished(runs_dir: Path, name: str | None) -> runs.Run:
     """The run to resume: the one named, or the newest whose training is not finished."""
     if name is not None:
@@ -127,7 +159,8 @@ def _unfinished(runs_dir: Path, name: str | None) -> runs.Run:
         assert run is not None
         return run
     for run in runs.list_runs(runs_dir):
-        if not run.has(runs.TRAINING) and not run.shipped:
+        imported = run.has(runs.ANN) and not run.has(runs.HISTORY)
+        if not run.has(runs.TRAINING) and not run.shipped and not imported:
             return run
     raise RunError(f"no run in {runs_dir} is unfinished: `snnconv train RECIPE` starts one")
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, fx, nn
-from torch.nn.utils import parametrize
 
 from snnconv.config import Preprocessing
 from snnconv.conversion.builder import Builder
-from snnconv.conversion.graph import is_quantizer, trace
-from snnconv.conversion.rules import FUNCTIONS, MODULES, Rule, quantize
+from snnconv.conversion.graph import trace
+from snnconv.conversion.refusals import refuse_float_activations, refuse_stream_around_quantizer
+from snnconv.conversion.rules import FUNCTIONS, MODULES, rule_for
 from snnconv.conversion.values import Analog, Counts, Sum, Value, as_sum
 from snnconv.errors import ConversionError
 from snnconv.snn.network import Header, SpikingNetwork
@@ -37,9 +37,12 @@ def convert(
         about: Plain values stored with the network.
 
     Raises:
-        ConversionError: a layer, function or value without an exact spiking counterpart, by its path.
+        ConversionError: a network whose activations are float, or a layer, function or value without an exact
+            spiking counterpart, by its path.
     """
     traced = trace(model, example_input)
+    refuse_float_activations(traced)
+    refuse_stream_around_quantizer(traced)
     builder = Builder(Header(tuple(example_input.shape[1:]), preprocessing, dict(about or {})))
     for node in traced.graph.nodes:
         if node.op == "placeholder":
@@ -53,7 +56,7 @@ def convert(
 
 def _apply(builder: Builder, traced: fx.GraphModule, node: fx.Node) -> Value:
     module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-    rule, kind = _rule(node, module)
+    rule, kind = rule_for(traced, node)
     if rule is None:
         raise ConversionError(
             f"layer {node.target if module is not None else node.name} ({kind}) cannot be converted; accepted are "
@@ -65,16 +68,6 @@ def _apply(builder: Builder, traced: fx.GraphModule, node: fx.Node) -> Value:
         raise ConversionError(f"layer {node.target if module is not None else node.name} ({kind}): {error}") from error
 
 
-def _rule(node: fx.Node, module: nn.Module | None) -> tuple[Rule | None, str]:
-    if module is not None:
-        kind = parametrize.type_before_parametrizations(module)
-        return MODULES.get(kind, quantize if is_quantizer(module) else None), kind.__name__
-    if node.op == "get_attr":
-        return None, "attribute"
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-    return FUNCTIONS.get(node.target), name
-
-
 def _close(builder: Builder, node: fx.Node) -> SpikingNetwork:
     source = node.args[0]
     if not isinstance(source, fx.Node):
@@ -84,8 +77,8 @@ def _close(builder: Builder, node: fx.Node) -> SpikingNetwork:
         value = as_sum(value, source.name)
     if not isinstance(value, Sum) or len(source.meta["shape"]) != 2:
         raise ConversionError(
-            "the network has no activation quantizer, or gives out no (batch, classes) logits: "
-            "train it with quantized activations, such as KBQuantizer"
+            "the network gives out no (batch, classes) logits behind an activation quantizer: end it with a flatten "
+            "and a dense layer"
         )
     if value.chain:
         raise ConversionError("the readout ends in an activation: end the network with its last linear layer")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from snnconv.ann.weights import set_plain_weight
 from snnconv.errors import ConversionError
 from snnconv.grids import Grid
 
@@ -27,6 +28,10 @@ class Record:
     z: Tensor
     codes: Tensor
     grid: Grid
+
+    def side(self, sign: int) -> Record:
+        """The codes of one sign alone: max(sign * codes, 0) of sign * z."""
+        return Record(sign * self.z, (sign * self.codes).clamp(min=0), self.grid.side(sign))
 
 
 class Recorder:
@@ -84,15 +89,9 @@ class Recorder:
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:
-    """Copy of a network whose quantized weights are plain ones, of the values they have now.
-
-    torch's own removal of parametrizations would reach into the class that a copy shares with the original.
-    """
+    """Copy of a network whose quantized weights are plain ones, of the values they have now."""
     frozen = copy.deepcopy(model)
     for module in frozen.modules():
         if parametrize.is_parametrized(module, "weight"):
-            weight = cast(Tensor, module.weight).detach().clone()
-            module.__class__ = parametrize.type_before_parametrizations(module)
-            del module.parametrizations
-            module.weight = nn.Parameter(weight)
+            set_plain_weight(module, cast(Tensor, module.weight).detach().clone())
     return frozen

@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.nn import functional
+from torch.nn.utils import parametrize
 
 from snnconv.ann.layers import ChannelPermutation, Shortcut
 from snnconv.ann.quantizers import KBQuantizer
 from snnconv.ann.weights import Part
 from snnconv.conversion.builder import Builder
 from snnconv.conversion.folding import fold_batch_norm, weight_parts
+from snnconv.conversion.graph import is_quantizer
 from snnconv.conversion.values import Analog, Counts, Sum, Term, Value, as_sum
 from snnconv.errors import ConversionError
 from snnconv.snn.layers import Branch, Flatten, MaxPool2d, Stage, SumPool2d, ZeroChannelShortcut
@@ -247,6 +249,18 @@ FUNCTIONS: dict[Callable[..., Any] | str, Rule] = {
     torch.add: add,
     functional.dropout: dropout,
 }
+
+
+def rule_for(traced: fx.GraphModule, node: fx.Node) -> tuple[Rule | None, str]:
+    """Rule of a graph node, None where it has none; and what kind of module or function it calls."""
+    if node.op == "call_module":
+        module = traced.get_submodule(str(node.target))
+        kind = parametrize.type_before_parametrizations(module)
+        return MODULES.get(kind, quantize if is_quantizer(module) else None), kind.__name__
+    if node.op not in ("call_function", "call_method"):
+        return None, "attribute" if node.op == "get_attr" else node.op
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    return FUNCTIONS.get(node.target), name
 
 
 def _connect(

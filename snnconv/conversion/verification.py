@@ -9,13 +9,16 @@
 A unit may differ only where the ANN itself rounds and its float64 value lies within a relative 1e-9 of
 a boundary (a tie): in the encoder, and behind an average pool whose window is no power of two.
 Differences of the same image downstream are attributed to it.
+
+A unit split by sign has two layers: one is compared with the codes above zero, the other with the sizes of
+those below, each 0 elsewhere. Neither may be missing.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,11 +27,11 @@ from tqdm import tqdm
 
 from snnconv.config import Preprocessing
 from snnconv.conversion.recording import Record, Recorder
-from snnconv.data.images import Images
 from snnconv.data.preprocessing import prepare
+from snnconv.data.sets import ImageSet
 from snnconv.errors import ConversionError
 from snnconv.snn.layers import Encoder, SpikingLayer
-from snnconv.snn.network import SpikingNetwork
+from snnconv.snn.network import Origin, SpikingNetwork
 from snnconv.snn.simulation import Runner
 
 TIE_MARGIN = 1e-9
@@ -53,6 +56,7 @@ class LayerParity:
         rounding_bound: Largest rounding of the integer potential, in units of the value; 0 for one branch.
         within_bound: Units that lie nearer to a boundary than that.
         ties: Units that differ within the float64 margin, where the ANN itself rounds.
+        partner: Layer of the same units' other sign; empty where both signs are in one.
     """
 
     name: str
@@ -66,6 +70,7 @@ class LayerParity:
     rounding_bound: float = 0.0
     within_bound: int = 0
     ties: int = 0
+    partner: str = ""
 
 
 @dataclass
@@ -101,6 +106,7 @@ class Parity:
         found = list(self.not_compared)
         if self.preprocessing_differs:
             found.append("the network prepares its images in another way than its ANN: convert it anew")
+        silent = {"", *(layer.name for layer in self.layers if layer.silent)}
         for layer in self.layers:
             if layer.mismatches:
                 found.append(
@@ -109,7 +115,7 @@ class Parity:
                 )
             if not layer.units:
                 continue
-            if layer.silent:
+            if layer.silent and layer.partner in silent:
                 found.append(f"layer {layer.name} is silent: no unit fired on any of {self.images} images")
             elif layer.saturated:
                 found.append(f"layer {layer.name} is saturated: every unit fired all its spikes on every image")
@@ -133,7 +139,7 @@ class Parity:
 def verify(
     model: nn.Module,
     network: SpikingNetwork,
-    images: Images,
+    images: ImageSet,
     engine: Runner | None = None,
     batch_size: int = 100,
     quiet: bool = True,
@@ -155,21 +161,22 @@ def verify(
     """
     recorder = Recorder(model, network.device)
     run: Callable[[Tensor], Tensor] = network if engine is None else engine.run
-    parity = Parity(layers=[LayerParity(name) for name, _ in network.units()])
+    parity = Parity(layers=[LayerParity(name, partner=_partner(network, name)) for name, _ in network.units()])
     theirs = network.header.preprocessing
     parity.preprocessing_differs = preprocessing is not None and preprocessing != theirs
     ours = theirs if preprocessing is None else preprocessing
     for layer, (_, unit) in zip(parity.layers, network.units(), strict=True):
         layer.rounding_bound = float(unit.error.max()) if isinstance(unit, SpikingLayer) else 0.0
-    for first in tqdm(range(0, len(images), batch_size), desc="verify", unit="batch", disable=True if quiet else None):
-        pixels = images.pixels[first : first + batch_size].to(network.device)
+    number = -(-len(images) // batch_size)
+    shown = images.batches(batch_size)
+    for batch in tqdm(shown, total=number, desc="verify", unit="batch", disable=True if quiet else None):
+        pixels, labels = batch.pixels.to(network.device), batch.labels.to(network.device)
         x = prepare(pixels, ours)
-        labels = images.labels[first : first + batch_size].to(network.device)
         logits = recorder.run(x)
-        if not first:
+        if not parity.images:
             parity.not_compared = _not_compared(network, recorder)
         tied = _compare_layers(network, recorder, x, parity)
-        parity.tied_images += [first + row for row in tied]
+        parity.tied_images += [parity.images + row for row in tied]
         own = run(prepare(pixels, theirs) if parity.preprocessing_differs else x)
         scale = torch.maximum(logits.abs().amax(1), own.abs().amax(1)).clamp(min=1e-300)
         same_logits = (logits - own).abs().amax(1) <= LOGIT_TOLERANCE * scale
@@ -199,6 +206,8 @@ def _compare_layers(network: SpikingNetwork, recorder: Recorder, x: Tensor, pari
         record = recorder.records.get((origin.module, origin.call))
         if record is None or record.codes.shape != counts.shape:
             raise ConversionError(f"layer {name} was made from quantizer {origin.module}, which this ANN does not have")
+        if origin.side:
+            record = record.side(origin.side)
         unit = network.layers[name]
         assert isinstance(unit, Encoder | SpikingLayer)
         different = counts != record.codes
@@ -226,7 +235,7 @@ def _tally(entry: LayerParity, unit: Encoder | SpikingLayer, counts: Tensor, rec
     low, high = -grid.negative * grid.step, grid.positive * grid.step
     entry.inside_grid += int(((record.z > low) & (record.z < high)).sum())
     spikes = int(counts.abs().sum(dtype=torch.int64))
-    entry.rate += spikes / grid.largest
+    entry.rate += spikes / grid.levels
     entry.silent &= spikes == 0
     entry.saturated &= spikes == counts.numel() * grid.largest
     if isinstance(unit, SpikingLayer) and entry.rounding_bound:
@@ -258,9 +267,22 @@ def _not_compared(network: SpikingNetwork, recorder: Recorder) -> list[str]:
     found = [
         f"layer {name} was not compared: it names no quantizer" for name, origin in origins.items() if origin is None
     ]
-    claimed = {(origin.module, origin.call) for origin in origins.values() if origin is not None}
-    return found + [
-        f"quantizer {path} of the ANN (call {call + 1}) has no layer"
-        for path, call in recorder.records
-        if (path, call) not in claimed
-    ]
+    claimed = {origin for origin in origins.values() if origin is not None}
+    for (path, call), record in recorder.records.items():
+        sides = {side for side in (0, 1, -1) if Origin(path, call, side) in claimed}
+        missing = [] if 0 in sides else [sign for sign in record.grid.signs if sign not in sides]
+        if not sides:
+            found.append(f"quantizer {path} of the ANN (call {call + 1}) has no layer")
+        elif missing:
+            sign = "positive" if missing[0] > 0 else "negative"
+            found.append(f"quantizer {path} of the ANN (call {call + 1}) has no layer for its {sign} codes")
+    return found
+
+
+def _partner(network: SpikingNetwork, name: str) -> str:
+    """Layer of the other sign of a unit split by sign."""
+    origin = network.nodes[name].origin
+    if origin is None or not origin.side:
+        return ""
+    other = replace(origin, side=-origin.side)
+    return next((unit for unit, _ in network.units() if network.nodes[unit].origin == other), "")

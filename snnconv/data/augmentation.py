@@ -31,12 +31,14 @@ def augment(pixels: Tensor, settings: Augmentation, generator: torch.Generator) 
         float32 pixels, (N, C, H', W'), 0..255 before the last two steps.
 
     Raises:
-        ConfigError: a crop larger than the image with its border.
+        ConfigError: a crop larger than the image with its border, or ``area``, which is for image files.
 
     Ref: Zou et al. 2021, Front. Neurosci. 15:694170 (24x24 crop, +-63, 0.2..1.8).
     """
     if pixels.ndim != 4 or pixels.dtype != torch.uint8:
         raise ConfigError(f"augmentation takes uint8 pixels (N, C, H, W), not {pixels.dtype} {tuple(pixels.shape)}")
+    if settings.area is not None:
+        raise ConfigError(f"augmentation: area (= {list(settings.area)}) is for image files, not for images in memory")
     if settings.pad or settings.crop is not None:
         pixels = _random_crop(pixels, settings, generator)
     if settings.flip:

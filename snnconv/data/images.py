@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from snnconv.config import Augmentation, Preprocessing
+from snnconv.data.augmentation import augment
 from snnconv.data.cifar import CIFAR10_FILES, CIFAR100_FILES, read_cifar
 from snnconv.data.digits import make_digits
 from snnconv.data.download import fetch
+from snnconv.data.folders import FOLDERS, class_names, open_folder
 from snnconv.data.idx import read_idx_pair
+from snnconv.data.sets import Batch, ImageSet
 from snnconv.errors import ConfigError, DataError
 
 Split = Literal["train", "test"]
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
+Set = TypeVar("Set", bound=ImageSet)
 
 
 @dataclass(frozen=True, eq=False)
-class Images:
-    """Labelled images of one split.
+class Images(ImageSet):
+    """Labelled images of one split, in memory.
 
     Attributes:
         name: Data set, such as ``mnist``.
@@ -57,17 +62,33 @@ class Images:
         if low < 0 or high >= self.classes:
             raise DataError(f"{where}: labels must lie in 0..{self.classes - 1}, not {low}..{high}")
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.pixels.shape[1:]
+        return channels, height, width
+
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, which: int | Sequence[int] | Tensor) -> Images:
-        """Images at the indices given, or the first so many."""
-        if isinstance(which, int):
-            if not 1 <= which <= len(self):
-                raise ConfigError(f"{self.name} ({self.split}) has {len(self)} images: {which} cannot be taken")
-            which = torch.arange(which)
-        rows = torch.as_tensor(which, device=self.labels.device)
-        return replace(self, pixels=self.pixels[rows], labels=self.labels[rows], indices=self.indices[rows.cpu()])
+    def take(self, which: int | Sequence[int] | Tensor, split: str | None = None) -> Images:
+        rows = self.rows(which).to(self.labels.device)
+        part = replace(self, pixels=self.pixels[rows], labels=self.labels[rows], indices=self.indices[rows.cpu()])
+        return part if split is None else replace(part, split=split)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        for first in range(0, len(self), size):
+            which = slice(first, first + size)
+            yield Batch(self.pixels[which], self.labels[which], self.indices[which])
+
+    def shuffled(
+        self, seed: int, epoch: int, size: int, settings: Augmentation, device: torch.device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        pixels, labels = self.pixels.to(device), self.labels.to(device)
+        draws = torch.Generator(device).manual_seed((seed << 20) + epoch)
+        order = torch.randperm(len(self), generator=draws, device=device)
+        for step in range(self.steps(size)):
+            rows = order[step * size : (step + 1) * size]
+            yield augment(pixels[rows], settings, draws), labels[rows]
 
 
 @dataclass(frozen=True)
@@ -102,25 +123,37 @@ DATASETS: dict[str, _Files] = {
 }
 
 
-def load_images(dataset: str, split: Split, data_dir: Path | None = None, download: bool = True) -> Images:
-    """Read a split of a data set, downloading it first where no file of it is found.
+def load_images(
+    dataset: str,
+    split: Split,
+    data_dir: Path | None = None,
+    download: bool = True,
+    preprocessing: Preprocessing | None = None,
+    workers: int | None = None,
+) -> ImageSet:
+    """Open a split of a data set, downloading it first where no file of it is found.
 
     Args:
-        dataset: ``digits`` (made from scikit-learn's), ``mnist``, ``fashion-mnist``, ``cifar10`` or ``cifar100``.
+        dataset: ``digits`` (made from scikit-learn's), ``mnist``, ``fashion-mnist``, ``cifar10`` or ``cifar100``, held
+            in memory; ``imagenet``, or ``folder`` for images of one's own, read from files that are never downloaded.
         split: ``train`` or ``test``.
         data_dir: Folder to look in; None takes ``$SNNCONV_DATA``, or ``data`` in the working directory. The files lie
-            in it, in a folder of the set's name, or in torchvision's layout.
+            in it, in a folder of the set's name, or in torchvision's layout; see ``open_folder`` for image files.
         download: False raises instead of downloading.
+        preprocessing: How image files are resized and cropped; sets in memory are left as they are.
+        workers: Processes that read image files, see ``ImageFolder``.
 
     Raises:
-        ConfigError: an unknown data set or split.
+        ConfigError: an unknown data set or split, or image files without a crop.
         DataError: files that are damaged, or missing and not to be had.
     """
     if split not in ("train", "test"):
         raise ConfigError(f"unknown split {split!r}: train and test are known")
     image_facts(dataset)
+    folder = data_folder(data_dir)
+    if dataset in FOLDERS:
+        return open_folder(dataset, split, folder, preprocessing or Preprocessing(), workers)
     files = DATASETS[dataset]
-    folder = data_dir if data_dir is not None else Path(os.environ.get("SNNCONV_DATA") or "data")
     arrays = _find(dataset, split, files, folder)
     if arrays is None and download:
         fetch(dataset, folder)
@@ -132,18 +165,38 @@ def load_images(dataset: str, split: Split, data_dir: Path | None = None, downlo
     return Images(dataset, split, torch.from_numpy(pixels), torch.from_numpy(labels), files.classes)
 
 
-def image_facts(dataset: str) -> tuple[tuple[int, int, int], int]:
+def data_folder(data_dir: Path | None) -> Path:
+    """Folder of the data sets: the one given, ``$SNNCONV_DATA``, or ``data`` in the working directory."""
+    return data_dir if data_dir is not None else Path(os.environ.get("SNNCONV_DATA") or "data")
+
+
+def image_facts(dataset: str) -> tuple[tuple[int, int, int] | None, int | None]:
     """Shape (channels, height, width) of a data set's images, and its number of classes; reads no file.
+
+    The shape is None where the preprocessing makes it, the number of classes where the files do.
 
     Raises:
         ConfigError: an unknown data set.
     """
+    if dataset in FOLDERS:
+        return None, FOLDERS[dataset].classes
     if dataset not in DATASETS:
-        raise ConfigError(f"unknown data set {dataset!r}: {', '.join(DATASETS)} are known")
+        raise ConfigError(f"unknown data set {dataset!r}: {', '.join([*DATASETS, *FOLDERS])} are known")
     return DATASETS[dataset].image, DATASETS[dataset].classes
 
 
-def hold_out(images: Images, number: int, seed: int) -> tuple[Images, Images]:
+def class_count(dataset: str, data_dir: Path | None = None) -> int | None:
+    """Number of classes that the folders of a set show; None where the set fixes it itself.
+
+    Raises:
+        ConfigError: an unknown data set.
+        DataError: folders that are missing or do not belong together.
+    """
+    fixed = image_facts(dataset)[1]
+    return len(class_names(dataset, "train", data_folder(data_dir))) if fixed is None else None
+
+
+def hold_out(images: Set, number: int, seed: int) -> tuple[Set, Set]:
     """Split off a validation set: ``(the rest, number images drawn without replacement)``, both in file order.
 
     Raises:
@@ -154,8 +207,8 @@ def hold_out(images: Images, number: int, seed: int) -> tuple[Images, Images]:
             f"{images.name} has {len(images)} images to train on: validation (= {number}) must be 1..{len(images) - 1}"
         )
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    held = images.take(order[:number].sort().values)
-    return images.take(order[number:].sort().values), replace(held, split="validation")
+    held = images.take(order[:number].sort().values, split="validation")
+    return images.take(order[number:].sort().values), held
 
 
 def _find(dataset: str, split: Split, files: _Files, folder: Path) -> Arrays | None:

@@ -14,16 +14,14 @@ from torch import Tensor, nn
 
 from snnconv.engines.affine import Affine, apply_affine, fit_affine
 from snnconv.engines.encoder import FastEncoder
-from snnconv.snn.exact import exact_arithmetic, exact_dtype
+from snnconv.engines.layered import LayeredEngine, Step
+from snnconv.snn.exact import exact_dtype
 from snnconv.snn.layers import Encoder, MaxPool2d, Readout, SpikingLayer, channelwise
-from snnconv.snn.network import INPUT, SpikingNetwork, Tap
 from snnconv.snn.neurons import ladder_step
 from snnconv.snn.synapses import IdentitySynapse
 
-Step = Callable[..., Tensor]
 
-
-class DenseEngine:
+class DenseEngine(LayeredEngine):
     """Runs a network with torch's dense kernels; equal to its plain forward bit for bit.
 
     Args:
@@ -33,40 +31,21 @@ class DenseEngine:
 
     name = "dense"
 
-    def __init__(self, network: SpikingNetwork, device: torch.device | None = None) -> None:
-        self.device = network.device if device is None else device
-        self.network = network.on(self.device)
-        self._steps = {name: self._prepare(layer) for name, layer in self.network.layers.items()}
-        last_reader = {wire: name for name, node in network.nodes.items() for wire in node.inputs}
-        self._done_after = {name: [w for w, reader in last_reader.items() if reader == name] for name in self._steps}
+    def ways(self, name: str) -> list[Step]:
+        return [dense_step(self.network.layers[name])]
 
-    @torch.inference_mode()
-    def run(self, x: Tensor, taps: tuple[Tap, ...] = ()) -> Tensor:
-        """Logits, float64 (N, classes), of preprocessed images; taps as in ``SpikingNetwork.forward``."""
-        x = x.to(self.device)
-        wires = {INPUT: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x}
-        with exact_arithmetic(self.device):
-            for name, step in self._steps.items():
-                sent = step(*(wires[wire] for wire in self.network.nodes[name].inputs))
-                for tap in taps if name != self._last else ():
-                    sent = tap(name, sent, 0)
-                wires[name] = sent
-                for wire in self._done_after[name]:
-                    del wires[wire]
-        return wires[self._last]
 
-    @property
-    def _last(self) -> str:
-        return next(reversed(self._steps))
-
-    def _prepare(self, layer: nn.Module) -> Step:
-        if isinstance(layer, Encoder):
-            return FastEncoder(layer) if FastEncoder.fits(layer) else lambda x: layer(x).float()
-        if isinstance(layer, SpikingLayer):
-            return _spiking(layer)
-        if isinstance(layer, Readout | MaxPool2d):
-            return layer
-        return lambda counts: layer(counts).float()
+def dense_step(layer: nn.Module) -> Step:
+    """A layer by torch's kernels; counts travel as float32."""
+    if isinstance(layer, Encoder):
+        return Step("dense", FastEncoder(layer) if FastEncoder.fits(layer) else lambda x: layer(x).float())
+    if isinstance(layer, SpikingLayer):
+        return Step("dense", _spiking(layer), torch.float32)
+    if isinstance(layer, Readout):
+        return Step("dense", layer)
+    if isinstance(layer, MaxPool2d):
+        return Step("dense", layer, torch.float32)
+    return Step("dense", lambda *counts: layer(*counts).float())
 
 
 def affine_of(layer: SpikingLayer) -> Affine | None:
@@ -74,12 +53,17 @@ def affine_of(layer: SpikingLayer) -> Affine | None:
     branch = layer.branches[0]
     if len(layer.branches) > 1 or isinstance(branch.synapse, IdentitySynapse) or layer.reach >= 2**24:
         return None
+    return fit_affine(layer.neuron.thresholds.cpu(), layer.grid.negative, *slope_and_reach(layer))
+
+
+def slope_and_reach(layer: SpikingLayer) -> tuple[Tensor, Tensor]:
+    """For each channel of a single branch the codes that a step of its potential adds, and the potential's reach."""
+    branch = layer.branches[0]
     slope = branch.scale.abs() / (branch.divisor * layer.grid.step)
-    reach = branch.synapse.reaches(layer.largest[0]) * layer.multipliers[0].abs()
-    return fit_affine(layer.neuron.thresholds.cpu(), layer.grid.negative, slope.cpu(), reach.cpu())
+    return slope.cpu(), (branch.synapse.reaches(layer.largest[0]) * layer.multipliers[0].abs()).cpu()
 
 
-def _spiking(layer: SpikingLayer) -> Step:
+def _spiking(layer: SpikingLayer) -> Callable[..., Tensor]:
     """The layer as one call on float counts."""
     synapse, grid = layer.branches[0].synapse, layer.grid
     if len(layer.branches) > 1 or isinstance(synapse, IdentitySynapse):

@@ -8,7 +8,8 @@ y is one float32 convolution with folded weights w and bias b. Its rounding is a
 
     E = 2^-23 (fan_in + 4) (max sum |w| * max |x| + max |b|)
 
-so units whose y lies nearer than E to an integer, a few in ten thousand, are computed again in float64.
+so units whose y lies nearer than E to an integer, a few in ten thousand, are computed again in float64:
+there the closed side of a boundary counts, nowhere else.
 """
 
 from __future__ import annotations
@@ -51,13 +52,13 @@ class FastEncoder:
 
     @staticmethod
     def fits(encoder: Encoder) -> bool:
-        """Whether the encoder is one plain convolution on an evenly spaced grid whose boundaries are closed."""
+        """Whether the encoder is one plain convolution on an evenly spaced grid."""
         branch = _only_branch(encoder)
         if branch is None or not isinstance(branch.synapse, Conv2dSynapse):
             return False
         left, right, top, bottom = branch.synapse.padding
         plain = branch.synapse.groups == 1 and branch.synapse.dilation == (1, 1) and branch.synapse.channels is None
-        return plain and (left, top) == (right, bottom) and all(encoder.grid.closed) and _spacing(encoder.grid) > 0
+        return plain and (left, top) == (right, bottom) and _spacing(encoder.grid) > 0
 
     def __call__(self, x: Tensor) -> Tensor:
         """Counts, float32 (N, C, H, W), of analog inputs."""

@@ -9,6 +9,7 @@ offset and grid, so one file serves every neuron model and engine.
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from snnconv.grids import Grid
 from snnconv.runs import write_whole
 from snnconv.snn.layers import (
     Branch,
+    Concat,
     Encoder,
     Flatten,
     MaxPool2d,
@@ -47,7 +49,7 @@ Number = float | Literal["inf", "-inf"]
 
 
 class _Branch(Settings, frozen=True):
-    synapse: Literal["conv2d", "linear", "identity"]
+    synapse: Literal["conv2d", "linear", "identity", "lines"]
     settings: dict[str, Any]
     weight: Literal["ternary", "int8", "float"]
     weight_shape: tuple[int, ...]
@@ -70,14 +72,15 @@ class _Grid(Settings, frozen=True):
     closed: tuple[bool, ...]
 
 
-class _Origin(Settings, frozen=True):
+class _Origin(Settings, frozen=True, omit_defaults=True):
     module: str
     call: int
+    side: Literal[-1, 0, 1] = 0
 
 
 class _Layer(Settings, frozen=True):
     name: str
-    kind: Literal["encoder", "spiking", "sum-pool", "max-pool", "shortcut", "flatten", "readout"]
+    kind: Literal["encoder", "spiking", "sum-pool", "max-pool", "shortcut", "flatten", "concat", "readout"]
     inputs: tuple[str, ...]
     shape: tuple[int, ...]
     origin: _Origin | None = None
@@ -161,7 +164,7 @@ def load(path: Path) -> SpikingNetwork:
 
 
 def _describe(name: str, layer: nn.Module, node: Node, tensors: dict[str, Tensor]) -> _Layer:
-    origin = None if node.origin is None else _Origin(module=node.origin.module, call=node.origin.call)
+    origin = None if node.origin is None else _Origin(**asdict(node.origin))
     place: dict[str, Any] = {"name": name, "inputs": node.inputs, "shape": node.shape, "origin": origin}
     match layer:
         case Encoder():
@@ -198,9 +201,12 @@ def _describe(name: str, layer: nn.Module, node: Node, tensors: dict[str, Tensor
             }
             return _Layer(kind="max-pool", pool=pool, **place)
         case ZeroChannelShortcut():
-            return _Layer(kind="shortcut", pool={"shape": (layer.channels, layer.stride)}, **place)
+            shape = (layer.channels, layer.stride) + ((layer.lines,) if layer.lines > 1 else ())
+            return _Layer(kind="shortcut", pool={"shape": shape}, **place)
         case Flatten():
             return _Layer(kind="flatten", **place)
+        case Concat():
+            return _Layer(kind="concat", **place)
     raise FormatError(f"layer {name} of type {type(layer).__name__} has no place in a file")
 
 
@@ -247,7 +253,7 @@ def _build(header: _Network, tensors: dict[str, Tensor]) -> SpikingNetwork:
         incoming = [largest.get(wire, 0) for wire in entry.inputs]
         layer = _build_layer(entry, incoming, tensors, unused)
         layers[entry.name] = layer
-        origin = None if entry.origin is None else Origin(entry.origin.module, entry.origin.call)
+        origin = None if entry.origin is None else Origin(entry.origin.module, entry.origin.call, entry.origin.side)
         nodes[entry.name] = Node(entry.inputs, entry.shape, origin)
         largest[entry.name] = largest_count(layer, incoming)
     if unused:
@@ -286,6 +292,8 @@ def _build_layer(entry: _Layer, incoming: list[int], tensors: dict[str, Tensor],
             return ZeroChannelShortcut(*entry.pool["shape"])
         case "flatten":
             return Flatten()
+        case "concat":
+            return Concat()
 
 
 def _build_branch(name: str, entry: _Branch, tensors: dict[str, Tensor], unused: set[str]) -> Branch:

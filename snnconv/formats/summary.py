@@ -17,6 +17,7 @@ def summarise(network: SpikingNetwork) -> dict[str, Any]:
     return {
         "input_shape": list(network.header.shape),
         "preprocessing": None if settings is None else to_mapping(settings),
+        "split": network.header.split,
         "levels": network.levels,
         "layers": [_row(network, name, layer) for name, layer in network.layers.items()],
     }

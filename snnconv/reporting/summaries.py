@@ -7,6 +7,9 @@ from typing import Any
 
 from snnconv.reporting.labels import MILLION, levels_name, noise_name, percent, plural, short
 
+MANY_CLASSES = 100
+"""From here on, top-5 accuracy is worth a word."""
+
 
 def simulation_summary(simulation: Mapping[str, Any]) -> str:
     """Accuracy, what was simulated, spikes and synops an image, in one line.
@@ -22,6 +25,8 @@ def simulation_summary(simulation: Mapping[str, Any]) -> str:
         f"L = {levels_name(simulation['levels'])}",
         noise_name(simulation["noise_ratio"], simulation["noise_layers"]),
     ]
+    if simulation.get("classes", 0) >= MANY_CLASSES:
+        parts.insert(1, f"top-5 {percent(simulation['top5_accuracy'])} %")
     if simulation["trials"] > 1:
         parts.append(f"{simulation['trials']} trials (sd {percent(simulation['accuracy_sd'])})")
     synops = short(simulation["sops_per_image"]["synops"] / MILLION)
@@ -53,3 +58,19 @@ def verification_summary(parity: Mapping[str, Any], failures: Sequence[str]) -> 
             "to which other differences there are attributed"
         )
     return "; ".join(parts)
+
+
+def merging_summary(merging: Mapping[str, Any]) -> str:
+    """``PROVEN: ...`` with what was compared, or ``NOT PROVEN: ...`` with every reason.
+
+    Args:
+        merging: ``Merging.to_dict()`` with its ``failures``.
+    """
+    if merging["failures"]:
+        return f"NOT PROVEN: {'; '.join(merging['failures'])}"
+    images = plural(merging["images"], "image")
+    return (
+        f"PROVEN: two branches and the layer merged of them agree in {plural(len(merging['layers']), 'layer')} on "
+        f"{images} up to float64 rounding (relative to a layer's largest output); predictions are equal on "
+        f"{merging['predictions_equal']:,} of {images}"
+    )

@@ -9,10 +9,12 @@ from rich.table import Table
 
 from snnconv.reporting.labels import MILLION, noise_name, percent, plural
 from snnconv.reporting.layout import NOTHING, add, new_table, render
-from snnconv.reporting.summaries import simulation_summary, verification_summary
+from snnconv.reporting.summaries import merging_summary, simulation_summary, verification_summary
 
 __all__ = [
     "demo_table",
+    "merging_summary",
+    "merging_table",
     "network_table",
     "recipes_table",
     "render",
@@ -76,10 +78,10 @@ def recipes_table(rows: Iterable[Row]) -> Table:
     Args:
         rows: Recipes as ``config.to_mapping`` has them, with ``measured`` [%] or None.
     """
-    table = new_table(["recipe"], ["epochs", "published|%", "measured|%"], ["source"], ["recipe"])
+    table = new_table(["recipe"], ["epochs", "published|%", "top-5|%", "measured|%"], ["source"], ["recipe"])
     for row in rows:
         published: Row = row.get("published") or {}
-        accuracies = (_number(published.get("accuracy")), _number(row.get("measured")))
+        accuracies = map(_number, (published.get("accuracy"), published.get("top5"), row.get("measured")))
         add(table, row["name"], row["training"]["epochs"], *accuracies, published.get("source", ""))
     return table
 
@@ -98,6 +100,24 @@ def runs_table(rows: Iterable[Row]) -> Table:
     return table
 
 
+def merging_table(merging: Row) -> Table:
+    """One row a merged layer: its weights, how far it is from its two branches, and how far rounding may take it.
+
+    Args:
+        merging: ``Merging.to_dict()``.
+    """
+    table = new_table(["layer"], ["weights", "zeros|%", "largest|difference", "rounding|bound"])
+    layers: Sequence[Row] = merging["layers"]
+    for layer in layers:
+        zeros = percent(layer["zeros"] / layer["weights"], 1)
+        shares = [layer[name] / (layer["largest_output"] or 1) for name in ("difference", "bound")]
+        sizes = (f"{share:.1e}" if share else "0" for share in shares)
+        add(table, layer["name"], layer["weights"], zeros, *sizes, end_section=layer is layers[-1])
+    weights, none = (sum(layer[name] for layer in layers) for name in ("weights", "zeros"))
+    add(table, "total", weights, percent(none / weights, 1), "", "")
+    return table
+
+
 def network_table(summary: Row) -> Table:
     """One row a layer of a converted network, and the number of its weights.
 
@@ -112,7 +132,7 @@ def network_table(summary: Row) -> Table:
             table,
             layer["name"],
             layer["type"],
-            " ".join(layer["inputs"]),
+            _sources(layer),
             "x".join(map(str, layer["shape"])),
             layer.get("levels"),
             layer.get("parameters"),
@@ -159,6 +179,12 @@ def _add_total(table: Table, kind: str, layers: Sequence[Row], digits: int) -> N
     rate = spikes / sum(layer["units"] * layer["levels"] for layer in layers)
     sops = (f"{sum(layer['sops'][key] for layer in layers):,.0f}" for key in ("synops", "fanout"))
     add(table, "total", kind, units, "", f"{spikes:,.{digits}f}", percent(rate, 1), *sops, macs)
+
+
+def _sources(layer: Row) -> str:
+    """The wires a layer reads; of its own two lines only what tells them apart."""
+    own = {f"{layer['name']}_{sign}": sign for sign in ("plus", "minus")}
+    return " ".join(own.get(wire, wire) for wire in layer["inputs"])
 
 
 def _remark(layer: Row) -> str:

@@ -6,6 +6,7 @@ then are these sums times its fan-out map, exact integers at next to no cost.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -16,9 +17,15 @@ from torch import Tensor
 from snnconv.snn.exact import exact_arithmetic
 from snnconv.snn.layers import Branch, Encoder, Readout, SpikingLayer, Wiring
 from snnconv.snn.network import SpikingNetwork
+from snnconv.snn.synapses import IdentitySynapse
 
 PART = 2**18
 """Counts tallied at a time."""
+
+
+Tally = Callable[[Tensor, bool, bool], tuple[Tensor, Tensor, Tensor]]
+"""Counts (N, ...), whether they may be negative, whether they may exceed 1 -> sums over N at each position:
+|count|, counts other than 0 and counts above 0; int64 on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,17 @@ CONVENTIONS: dict[str, Convention] = {
 ``synops``: accumulations an event-driven chip makes. ``events``: the same for graded events, one a count.
 ``fanout``: synops with zero weights counted. ``ladder``: synops where each threshold neuron has its own
 synapses. ``zou2021``: as the logs of Zou et al. 2021 count, without the readout.
+
+Where a signed unit is split into two neurons, each accumulates for itself: ``synops``, ``events`` and
+``fanout`` count what it receives twice, ``ladder`` and ``zou2021``, which count by L, as often as before.
+"""
+
+
+SPIKE_RULES: dict[str, slice] = {"all": slice(None), "zou2019": slice(None, -1)}
+"""Which of the layers that fire a number of spikes is summed over, by name.
+
+``all``: every one, as in Zou et al. 2021. ``zou2019``: all but the last, as the TWBA nets of Zou et al. 2019 (ASICON)
+are counted, whose 1x1 layer in front of the readout is left out.
 """
 
 
@@ -63,10 +81,11 @@ class LayerCounts:
         units: Units of one image.
         levels: L of the units; 1 in the readout.
         positive: Spikes above zero it sent.
-        negative: Spikes below zero it sent.
+        negative: Spikes below zero it sent; all those of a layer on the negative line.
         events: Counts other than 0 it sent.
         sops: Synaptic operations it received, by convention; 0 in the encoder, whose input is analog.
-        macs: Multiply-accumulates of the same layer in the ANN, for one image, border included.
+        macs: Multiply-accumulates of the same layer in the ANN, for one image, border included; those of a
+            unit split by sign stand in its positive layer.
     """
 
     name: str
@@ -90,10 +109,12 @@ class Counter:
 
     Args:
         network: The network that will run.
+        tally: Sums up one batch of a wire; engines may bring their own.
     """
 
-    def __init__(self, network: SpikingNetwork) -> None:
+    def __init__(self, network: SpikingNetwork, tally: Tally | None = None) -> None:
         self.network = network
+        self._tally = tally_dense if tally is None else tally
         self._spikes: dict[str, Tensor] = {}
         self._events: dict[str, Tensor] = {}
         self._positive: dict[str, int] = {}
@@ -105,13 +126,15 @@ class Counter:
             ]
             for name, layer, wires in _targets(network)
         }
+        mirrored = _mirrored(network)
+        self._macs = {name: 0 if name in mirrored else _layer_macs(network, name) for name in network.layers}
 
     def tap(self, name: str, counts: Tensor, step: int = 0) -> Tensor:
         """Add a batch of counts (N, ...); returns them as they are."""
         if isinstance(self.network.layers[name], Wiring):
             return counts  # wiring: what passes follows from the layer before it
         signed, graded = self._signed.get(name, True), self._graded.get(name, True)
-        spikes, events, positive = _tally(counts, signed, graded)
+        spikes, events, positive = self._tally(counts, signed, graded)
         self._spikes[name] = self._spikes.get(name, 0) + spikes
         self._events[name] = self._events.get(name, 0) + events
         if signed:
@@ -133,31 +156,51 @@ class Counter:
         """
         layer = self.network.layers[wire]
         if isinstance(layer, Wiring):
-            source = self._passed(of, self.network.nodes[wire].inputs[0])
-            return layer(source[None])[0].to(torch.int64)  # type: ignore[no-any-return]
+            sources = [self._passed(of, source)[None] for source in self.network.nodes[wire].inputs]
+            return layer(*sources)[0].to(torch.int64)  # type: ignore[no-any-return]
         tally = self._spikes if of == "spikes" else self._events
         return tally[wire] if wire in tally else torch.zeros(self.network.wire_shape(wire), dtype=torch.int64)
 
     def _row(self, name: str, layer: Encoder | SpikingLayer | Readout) -> LayerCounts:
         node = self.network.nodes[name]
-        kind: Literal["encoder", "spiking", "readout"] = "spiking"
         levels = 1 if isinstance(layer, Readout) else layer.grid.levels
         sops = dict.fromkeys(CONVENTIONS, 0)
-        if isinstance(layer, Encoder | Readout):
-            kind = "encoder" if isinstance(layer, Encoder) else "readout"
         if not isinstance(layer, Encoder):
-            for fan_outs, wire in zip(self._fan_outs[name], node.inputs, strict=True):
-                for key, convention in CONVENTIONS.items():
-                    if kind == "spiking" or convention.readout:
-                        total = int((self._passed(convention.of, wire) * fan_outs[convention.zeros]).sum())
-                        sops[key] += convention.factor(levels) * total
+            totals = self._operations(name)
+            for key, convention in CONVENTIONS.items():
+                if isinstance(layer, SpikingLayer) or convention.readout:
+                    sops[key] = convention.factor(levels) * totals[convention.of, convention.zeros]
         spikes = int(self._spikes[name].sum()) if name in self._spikes else 0
         positive = self._positive.get(name, spikes)
+        if node.origin is not None and node.origin.side < 0:
+            positive = 0
         events = int(self._events[name].sum()) if name in self._events else 0
         units = torch.Size(node.shape).numel()
-        macs = _encoder_macs(layer, self.network.header.shape) if isinstance(layer, Encoder) else 0
-        macs += sum(_macs(branch, node.shape) for branch in layer.branches if kind != "encoder")
-        return LayerCounts(name, kind, units, levels, positive, spikes - positive, events, sops, macs)
+        return LayerCounts(
+            name, _kind(layer), units, levels, positive, spikes - positive, events, sops, self._macs[name]
+        )
+
+    def _operations(self, name: str) -> dict[tuple[str, bool], int]:
+        """Spikes and events times fan-out, connections of weight 0 counted or not; integers below 2^53 in float64."""
+        totals = torch.zeros(2, 2, dtype=torch.float64)
+        for fan_outs, wire in zip(self._fan_outs[name], self.network.nodes[name].inputs, strict=True):
+            passed = torch.stack([self._passed("spikes", wire), self._passed("events", wire)])
+            totals += passed.flatten(1).double() @ fan_outs
+        spikes, events = ([int(number) for number in row] for row in totals)
+        return dict(zip(itertools.product(("spikes", "events"), (False, True)), (*spikes, *events), strict=True))
+
+
+def _kind(layer: Encoder | SpikingLayer | Readout) -> Literal["encoder", "spiking", "readout"]:
+    if isinstance(layer, SpikingLayer):
+        return "spiking"
+    return "encoder" if isinstance(layer, Encoder) else "readout"
+
+
+def _mirrored(network: SpikingNetwork) -> set[str]:
+    """Layers of negative counts whose unit has a layer of positive counts, too."""
+    origins = {name: node.origin for name, node in network.nodes.items() if node.origin is not None}
+    positive = {(origin.module, origin.call) for origin in origins.values() if origin.side > 0}
+    return {n for n, origin in origins.items() if origin.side < 0 and (origin.module, origin.call) in positive}
 
 
 def _targets(network: SpikingNetwork) -> list[tuple[str, SpikingLayer | Readout, tuple[str, ...]]]:
@@ -168,29 +211,39 @@ def _targets(network: SpikingNetwork) -> list[tuple[str, SpikingLayer | Readout,
     ]
 
 
-def _fan_outs(branch: Branch, shape: tuple[int, ...]) -> dict[bool, Tensor]:
-    """Fan-out map of a branch, with (True) and without (False) connections of weight 0."""
-    return {zeros: branch.synapse.fan_out(shape, zeros).cpu() for zeros in (False, True)}
+def _fan_outs(branch: Branch, shape: tuple[int, ...]) -> Tensor:
+    """Fan-out of a branch at each position, without and with connections of weight 0; float64 (positions, 2)."""
+    maps = [branch.synapse.fan_out(shape, zeros).cpu() for zeros in (False, True)]
+    return torch.stack(maps, -1).reshape(-1, 2).double()
+
+
+def _layer_macs(network: SpikingNetwork, name: str) -> int:
+    layer = network.layers[name]
+    if isinstance(layer, Encoder):
+        return _encoder_macs(layer, network.header.shape)
+    if isinstance(layer, SpikingLayer | Readout):
+        return sum(_macs(branch, network.nodes[name].shape) for branch in layer.branches)
+    return 0
 
 
 def _macs(branch: Branch, shape: tuple[int, ...]) -> int:
     positions = torch.Size(shape[1:]).numel()
-    return branch.synapse.out_channels * positions * branch.synapse.fan_in
+    return branch.synapse.out_channels * positions * (branch.synapse.fan_in // branch.synapse.lines)
 
 
 def _encoder_macs(encoder: Encoder, shape: tuple[int, ...]) -> int:
-    """MACs of each of the encoder's stages, at the shape it works on."""
+    """MACs of each of the encoder's stages, at the shape it works on; a change of sign is none."""
     macs = 0
     for stage in encoder.stages:
         if stage.branch is not None:
             shape = stage.branch.synapse.out_shape(shape)
-            macs += _macs(stage.branch, shape)
+            macs += 0 if isinstance(stage.branch.synapse, IdentitySynapse) else _macs(stage.branch, shape)
         elif stage.flatten:
             shape = (torch.Size(shape).numel(),)
     return macs
 
 
-def _tally(counts: Tensor, signed: bool, graded: bool) -> tuple[Tensor, Tensor, Tensor]:
+def tally_dense(counts: Tensor, signed: bool, graded: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Sums over the batch at each position: |count|, counts other than 0, and counts above 0; int64 on the CPU.
 
     The batch is read once, a part at a time that stays in the cache, in the order it lies in memory; sums

@@ -240,19 +240,21 @@ class ZeroChannelShortcut(nn.Module):
     Args:
         channels: Channels it sends.
         stride: Step of the subsampling.
+        lines: Equal parts that the channels are made of; each gets zeros of its own behind it.
     """
 
-    def __init__(self, channels: int, stride: int = 1) -> None:
+    def __init__(self, channels: int, stride: int = 1, lines: int = 1) -> None:
         super().__init__()
-        self.channels, self.stride = channels, stride
+        self.channels, self.stride, self.lines = channels, stride, lines
 
     def forward(self, counts: Tensor) -> Tensor:
         """Counts in the dtype they came in."""
         kept = counts[:, :, :: self.stride, :: self.stride]
-        return functional.pad(kept, (0, 0, 0, 0, 0, self.channels - counts.shape[1]))
+        missing = (self.channels - counts.shape[1]) // self.lines
+        return torch.cat([functional.pad(line, (0, 0, 0, 0, 0, missing)) for line in kept.chunk(self.lines, 1)], 1)
 
     def extra_repr(self) -> str:
-        return f"channels={self.channels}, stride={self.stride}"
+        return f"channels={self.channels}, stride={self.stride}, lines={self.lines}"
 
 
 class Flatten(nn.Module):
@@ -260,6 +262,13 @@ class Flatten(nn.Module):
 
     def forward(self, counts: Tensor) -> Tensor:
         return counts.flatten(1)
+
+
+class Concat(nn.Module):
+    """Several wires (N, C_i, ...) as one, (N, sum of C_i, ...): channels side by side, in the order of the wires."""
+
+    def forward(self, *counts: Tensor) -> Tensor:
+        return torch.cat(counts, 1)
 
 
 class Readout(nn.Module):
@@ -278,7 +287,7 @@ class Readout(nn.Module):
         return torch.stack([branch(x) for branch, x in zip(self.branches, counts, strict=True)]).sum(0)
 
 
-Wiring = SumPool2d | ZeroChannelShortcut | Flatten
+Wiring = SumPool2d | ZeroChannelShortcut | Flatten | Concat
 """A layer through which each spike passes by itself: linear, without units or weights of its own."""
 
 Unit = Encoder | SpikingLayer
@@ -291,7 +300,7 @@ def largest_count(layer: nn.Module, incoming: Sequence[int]) -> int:
         return layer.grid.largest
     if isinstance(layer, SumPool2d):
         return incoming[0] * layer.kernel[0] * layer.kernel[1]
-    return incoming[0]
+    return max(incoming)
 
 
 def _register(layer: nn.Module, branches: Sequence[Branch]) -> tuple[Branch, ...]:

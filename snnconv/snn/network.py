@@ -26,10 +26,18 @@ Noise changes them, observers return them as they are, verification puts the ANN
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a unit comes from: the path of its quantizer in the ANN, and which of its calls."""
+    """Where a unit comes from: the path of its quantizer in the ANN, and which of its calls.
+
+    Attributes:
+        module: Path of the quantizer.
+        call: Number of the call.
+        side: 0 where the unit's counts are the quantizer's codes; 1 and -1 where they are the sizes of its
+            codes of that sign and 0 for the others.
+    """
 
     module: str
     call: int
+    side: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,11 @@ class Header:
     shape: tuple[int, ...]
     preprocessing: Preprocessing | None = None
     about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def split(self) -> bool:
+        """Whether each signed unit was given two neurons, one a sign."""
+        return bool(self.about.get("split", False))
 
 
 class SpikingNetwork(nn.Module):

@@ -7,6 +7,7 @@ not depend on batch size, order, sharding, engine or device.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,9 @@ from snnconv.snn.network import SpikingNetwork, Tap
 
 DRAWS_PER_WORD = 2
 """A 64-bit word of the generator gives two draws of 32 bits."""
+
+Delete = Callable[[Tensor, float, int, Tensor, int], Tensor]
+"""What deletes spikes: as ``delete_spikes``."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,16 @@ class Deletion:
         if not 0 <= self.ratio <= 1:
             raise ConfigError(f"the noise ratio (= {self.ratio}) is a probability and must lie in [0, 1]")
 
-    def tap(self, network: SpikingNetwork, images: Tensor, trial: int = 0) -> Tap:
+    def tap(self, network: SpikingNetwork, images: Tensor, trial: int = 0, by: Delete | None = None) -> Tap:
         """Tap that deletes spikes of a batch.
 
         Args:
             network: Where the layers' grids are read.
             images: int64 (N,), the index of each image of the batch in its data set.
             trial: Number of the repetition.
+            by: What deletes; engines may bring their own. None takes ``delete_spikes``.
         """
+        deleted = delete_spikes if by is None else by
         positives = {name: unit.grid.positive for name, unit in network.units()}
         unknown = sorted(set(self.layers) - set(positives))
         if unknown:
@@ -59,7 +65,7 @@ class Deletion:
             if self.ratio == 0 or name not in self.layers:
                 return counts
             key = stream_key(self.seed, trial, "deletion", name, step)
-            return delete_spikes(counts, self.ratio, key, images.to(counts.device), positives[name])
+            return deleted(counts, self.ratio, key, images.to(counts.device), positives[name])
 
         return delete
 

@@ -11,12 +11,13 @@ from scipy.stats import binomtest
 from torch import Tensor
 from tqdm import tqdm
 
-from snnconv.data.images import Images
 from snnconv.data.preprocessing import prepare
+from snnconv.data.ranking import TOP, ranks
+from snnconv.data.sets import ImageSet
 from snnconv.errors import ConfigError
-from snnconv.snn.counting import CONVENTIONS, Counter, LayerCounts
+from snnconv.snn.counting import CONVENTIONS, SPIKE_RULES, Counter, LayerCounts, Tally
 from snnconv.snn.network import SpikingNetwork, Tap
-from snnconv.snn.noise import Deletion
+from snnconv.snn.noise import Delete, Deletion
 
 MAX_BATCH = 10_000
 
@@ -26,6 +27,14 @@ class Runner(Protocol):
 
     name: str
     network: SpikingNetwork
+
+    @property
+    def tally(self) -> Tally:
+        """How counters sum up a batch of its counts."""
+
+    @property
+    def delete(self) -> Delete:
+        """How noise deletes spikes of a batch of its counts."""
 
     def run(self, x: Tensor, taps: tuple[Tap, ...] = ()) -> Tensor:
         """Logits, float64, of preprocessed images."""
@@ -58,6 +67,8 @@ class Simulation:
         correct_by_trial: Images classified rightly, a trial.
         layers: Tallies over all trials.
         batches: One entry a batch.
+        classes: Number of classes.
+        top5_by_trial: Images with the right class among the first five, a trial.
     """
 
     images: int
@@ -71,6 +82,13 @@ class Simulation:
     correct_by_trial: list[int] = field(default_factory=list)
     layers: list[LayerCounts] = field(default_factory=list)
     batches: list[BatchLog] = field(default_factory=list)
+    classes: int = 0
+    top5_by_trial: list[int] = field(default_factory=list)
+
+    @property
+    def top5_accuracy(self) -> float | None:
+        """Mean share of images with the right class among the first five, 0..1; None for up to five classes."""
+        return sum(self.top5_by_trial) / self._shown if self.classes > TOP else None
 
     @property
     def accuracy(self) -> float:
@@ -94,6 +112,12 @@ class Simulation:
     def spikes_per_image(self) -> float:
         """Spikes of all layers that fire, encoder included."""
         return sum(layer.spikes for layer in self.layers) / self._shown
+
+    @property
+    def spikes_by_rule(self) -> dict[str, float]:
+        """The same over the layers that each rule of ``counting.SPIKE_RULES`` takes."""
+        firing = [layer.spikes for layer in self.layers if layer.kind != "readout"]
+        return {name: sum(firing[part]) / self._shown for name, part in SPIKE_RULES.items()}
 
     @property
     def sops_per_image(self) -> dict[str, float]:
@@ -128,6 +152,8 @@ class Simulation:
             "accuracy": self.accuracy,
             "accuracy_interval": list(self.interval),
             "accuracy_sd": self.accuracy_sd,
+            "top5_accuracy": self.top5_accuracy,
+            "classes": self.classes,
             "correct": sum(self.correct_by_trial),
             "correct_by_trial": self.correct_by_trial,
             "images": self.images,
@@ -139,6 +165,7 @@ class Simulation:
             "seed": self.seed,
             "engine": self.engine,
             "spikes_per_image": self.spikes_per_image,
+            "spikes_by_rule": self.spikes_by_rule,
             "sops_per_image": self.sops_per_image,
             "neurons": sum(layer.units * layer.levels for layer in firing),
             "units": sum(layer.units for layer in firing),
@@ -149,7 +176,7 @@ class Simulation:
 
 def simulate(
     engine: Runner,
-    images: Images,
+    images: ImageSet,
     noise_ratio: float = 0.0,
     noise_layers: tuple[str, ...] | None = None,
     trials: int = 1,
@@ -180,36 +207,38 @@ def simulate(
     layers = network.encoders if noise_layers is None else noise_layers
     noise = Deletion(noise_ratio, layers, seed)
     result = Simulation(len(images), trials, noise_ratio, layers, network.levels, 1, engine.name, seed)
-    counter = Counter(network)
+    result.classes = images.classes
+    counter = Counter(network, engine.tally)
     runs = trials if noise_ratio > 0 else 1
     batches = -(-len(images) // batch_size)
     bar = tqdm(total=runs * batches, desc="simulate", unit="batch", disable=True if quiet else None)
     with bar:
         before: tuple[int, dict[str, int]] = (0, dict.fromkeys(CONVENTIONS, 0))
         for trial in range(runs):
-            correct = 0
+            correct, among_five = 0, 0
             for number, (indices, x, labels) in enumerate(_batches(images, network, batch_size)):
-                logits = engine.run(x, (noise.tap(network, indices, trial), counter.tap))
+                logits = engine.run(x, (noise.tap(network, indices, trial, engine.delete), counter.tap))
                 right = int((logits.argmax(1).cpu() == labels).sum())
                 correct += right
+                among_five += int((ranks(logits.cpu(), labels) < TOP).sum())
                 now = _totals(counter)
                 gained = {name: value - before[1][name] for name, value in now[1].items()}
                 result.batches.append(BatchLog(trial, number, len(labels), right, now[0] - before[0], gained))
                 before = now
                 bar.update()
             result.correct_by_trial.append(correct)
+            result.top5_by_trial.append(among_five)
     result.layers = counter.layers()
     if runs < trials:
         result.correct_by_trial *= trials
+        result.top5_by_trial *= trials
         result.layers = [_times(layer, trials) for layer in result.layers]
     return result
 
 
-def _batches(images: Images, network: SpikingNetwork, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    for first in range(0, len(images), size):
-        pixels = images.pixels[first : first + size].to(network.device)
-        indices = images.indices[first : first + size]
-        yield indices, prepare(pixels, network.header.preprocessing), images.labels[first : first + size]
+def _batches(images: ImageSet, network: SpikingNetwork, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    for pixels, labels, indices in images.batches(size):
+        yield indices, prepare(pixels.to(network.device), network.header.preprocessing), labels
 
 
 def _totals(counter: Counter) -> tuple[int, dict[str, int]]:

@@ -13,18 +13,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from snnconv.errors import ConversionError
+
 Padding = tuple[int, int, int, int]
 Pair = tuple[int, int]
 
 
 class Synapse(nn.Module, ABC):
-    """Linear map of a wire: (N, C, ...) counts to (N, C_out, ...) potentials."""
+    """Linear map of a wire: (N, C, ...) counts to (N, C_out, ...) potentials.
+
+    Args:
+        weight: (C_out, inputs, ...).
+        lines: Equal parts of the inputs, one behind the other, that carry the same counts by their sign: what
+            they carry at a place adds up to one count at most. 1 where counts travel as they are.
+
+    Raises:
+        ConversionError: the inputs cannot be parted into so many lines.
+    """
 
     weight: Tensor
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, lines: int = 1) -> None:
         super().__init__()
         self.register_buffer("weight", weight)
+        self.lines = lines
+        if lines < 1 or weight.shape[1] % lines:
+            raise ConversionError(f"a synapse of {weight.shape[1]} inputs cannot read {lines} lines of equal size")
 
     @abstractmethod
     def connect(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -34,6 +48,11 @@ class Synapse(nn.Module, ABC):
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """Geometry as plain values: the constructor's arguments other than the weight."""
+
+    @property
+    def _lines(self) -> dict[str, Any]:
+        """The setting, where there is something to say."""
+        return {"lines": self.lines} if self.lines > 1 else {}
 
     @property
     def integer(self) -> bool:
@@ -60,13 +79,14 @@ class Synapse(nn.Module, ABC):
     def reach(self, largest: int) -> int:
         """Largest magnitude a potential can have when no count exceeds ``largest`` in magnitude.
 
-        max over output channels of sum |w| * largest
+        max over output channels of sum |w| * largest, w being the larger weight where two lines meet
         """
         return int(self.reaches(largest).max())
 
     def reaches(self, largest: int) -> Tensor:
         """The same for each output channel, int64 (C_out,)."""
-        return self.weight.to(torch.int64).abs().flatten(1).sum(1) * largest
+        size = self.weight.to(torch.int64).abs().reshape(len(self.weight), self.lines, -1)
+        return size.amax(1).sum(1) * largest
 
     def fan_out(self, shape: tuple[int, ...], zeros: bool = False) -> Tensor:
         """Number of targets of each input position: border, stride, dilation and groups respected.
@@ -85,8 +105,12 @@ class Synapse(nn.Module, ABC):
             connected = (self.weight != 0).double()
         with torch.enable_grad():
             x = torch.zeros(1, *shape, dtype=torch.float64, device=self.weight.device, requires_grad=True)
-            (targets,) = torch.autograd.grad(self.connect(x, connected).sum(), x)
+            (targets,) = torch.autograd.grad(self.connect(x, self._joined(connected)).sum(), x)
         return targets[0].round().to(torch.int64)
+
+    def _joined(self, weight: Tensor) -> Tensor:
+        """A weight of fewer outputs with the same sum over all outputs."""
+        return weight
 
     def out_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of one output for one input of this shape."""
@@ -104,6 +128,7 @@ class Conv2dSynapse(Synapse):
         dilation: (vertical, horizontal).
         groups: Number of channel groups.
         channels: Order in which the input's channels are read; None reads them as they come.
+        lines: Lines that each group reads.
     """
 
     def __init__(
@@ -114,8 +139,9 @@ class Conv2dSynapse(Synapse):
         dilation: Pair = (1, 1),
         groups: int = 1,
         channels: tuple[int, ...] | None = None,
+        lines: int = 1,
     ) -> None:
-        super().__init__(weight)
+        super().__init__(weight, lines)
         self.stride, self.padding, self.dilation = tuple(stride), tuple(padding), tuple(dilation)
         self.groups = groups
         self.channels = None if channels is None else tuple(channels)
@@ -128,6 +154,9 @@ class Conv2dSynapse(Synapse):
             x, left, top = functional.pad(x, self.padding), 0, 0
         return functional.conv2d(x, weight, bias, self.stride, (top, left), self.dilation, self.groups)
 
+    def _joined(self, weight: Tensor) -> Tensor:
+        return weight.reshape(self.groups, -1, *weight.shape[1:]).sum(1)
+
     @property
     def settings(self) -> dict[str, Any]:
         return {
@@ -136,6 +165,7 @@ class Conv2dSynapse(Synapse):
             "dilation": list(self.dilation),
             "groups": self.groups,
             "channels": None if self.channels is None else list(self.channels),
+            **self._lines,
         }
 
     def extra_repr(self) -> str:
@@ -148,9 +178,12 @@ class LinearSynapse(Synapse):
     def connect(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return functional.linear(x, weight, bias)
 
+    def _joined(self, weight: Tensor) -> Tensor:
+        return weight.sum(0, keepdim=True)
+
     @property
     def settings(self) -> dict[str, Any]:
-        return {}
+        return self._lines
 
     def extra_repr(self) -> str:
         return f"weight={tuple(self.weight.shape)}"
@@ -172,7 +205,33 @@ class IdentitySynapse(Synapse):
         return {}
 
 
-SYNAPSES: dict[str, type[Synapse]] = {"conv2d": Conv2dSynapse, "linear": LinearSynapse, "identity": IdentitySynapse}
+class LinesSynapse(Synapse):
+    """One connection to each position from the same position of every line: (N, lines * C, ...) to (N, C, ...).
+
+    Args:
+        weight: int8, (C, lines): 1 for the positive line, -1 for the negative one.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__(weight, weight.shape[1])
+
+    def connect(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        shape = (-1, *[1] * (x.ndim - 2))
+        lines = zip(x.chunk(self.lines, 1), weight.T, strict=True)
+        total = torch.stack([line * sign.reshape(shape) for line, sign in lines]).sum(0)
+        return total if bias is None else total + bias.reshape(shape)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+
+SYNAPSES: dict[str, type[Synapse]] = {
+    "conv2d": Conv2dSynapse,
+    "linear": LinearSynapse,
+    "identity": IdentitySynapse,
+    "lines": LinesSynapse,
+}
 
 
 def synapse_kind(synapse: Synapse) -> str:

@@ -55,6 +55,12 @@ NETWORKS: dict[str, Builder] = {
 }
 
 
+def has_sign_pairs(name: str, quantization: Quantization) -> bool:
+    """Whether the network's hidden weights are sums of two binary ones (``SignPairWeight``)."""
+    own = "sign-pair" if name in PLANS and PLANS[name].family is STTN else None
+    return (quantization.weights or own) == "sign-pair"
+
+
 def build_network(name: str, image: Image, classes: int, quantization: Quantization, seed: int = 0) -> nn.Module:
     """Build a network of the registry with weights drawn from ``seed``; torch's own generator is left as it was.
 

@@ -1,0 +1,294 @@
+"""The compiled kernels against sums written out in int64, for every instruction set this processor has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from samples import random_network
+from torch import Tensor
+from torch.nn import functional
+
+from snnconv.cli.main import main
+from snnconv.engines import library, registry
+from snnconv.engines.events import EventsEngine, count_range
+from snnconv.engines.kernels import WIDEST, Combination, Convolution, EncoderConvolution, Kernels
+from snnconv.engines.library import find_library, kernel_names
+from snnconv.engines.registry import AutoEngine, choose_engine
+from snnconv.errors import ConfigError
+from snnconv.grids import Grid, k_b_grid
+from snnconv.snn.counting import tally_dense
+from snnconv.snn.layers import Branch, Encoder, SpikingSum, Stage
+from snnconv.snn.noise import delete_spikes
+from snnconv.snn.synapses import Conv2dSynapse, IdentitySynapse, LinearSynapse
+
+NAMES = kernel_names(handle) if (handle := find_library()) is not None else []
+built = pytest.mark.skipif(not NAMES, reason="the kernels are not built: no C++ compiler at installation")
+every_kernel = pytest.mark.parametrize("name", NAMES)
+
+
+def draw(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def numbers(low: int, high: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randint(low, high + 1, shape, generator=generator).to(torch.int8)
+
+
+def written_out(counts: Tensor, weight: Tensor, synapse: Conv2dSynapse) -> Tensor:
+    """Potentials by loops over taps and groups, in int64."""
+    if synapse.channels is not None:
+        counts = counts[:, list(synapse.channels)]
+    left, right, top, bottom = synapse.padding
+    padded = functional.pad(counts.long(), (left, right, top, bottom))
+    outputs, inputs, high, wide = weight.shape
+    (down, across), (dy, dx) = synapse.stride, synapse.dilation
+    rows = (padded.shape[2] - dy * (high - 1) - 1) // down + 1
+    columns = (padded.shape[3] - dx * (wide - 1) - 1) // across + 1
+    total = torch.zeros(len(counts), outputs, rows, columns, dtype=torch.int64)
+    share = outputs // synapse.groups
+    for output in range(outputs):
+        group = output // share
+        for c in range(inputs):
+            for ky in range(high):
+                for kx in range(wide):
+                    seen = padded[:, group * inputs + c, ky * dy :: down, kx * dx :: across][:, :rows, :columns]
+                    total[:, output] += int(weight[output, c, ky, kx]) * seen
+    return total
+
+
+@st.composite
+def convolutions(pick: st.DrawFn) -> tuple[Conv2dSynapse, Tensor, tuple[int, int]]:
+    """A synapse, counts for it, and the range they come from."""
+    generator = draw(pick(st.integers(0, 10**6)))
+    groups = pick(st.sampled_from((1, 1, 2, 3)))
+    inputs, outputs = pick(st.integers(1, 9)), pick(st.integers(1, 70 if groups == 1 else 9))
+    high, wide = pick(st.integers(1, 4)), pick(st.integers(1, 4))
+    low, top = pick(st.sampled_from(((0, 1), (0, 4), (-1, 1), (-2, 3), (0, 62), (-31, 31))))
+    order = tuple(torch.randperm(inputs * groups, generator=generator).tolist()) if pick(st.booleans()) else None
+    synapse = Conv2dSynapse(
+        numbers(-1, 1, (outputs * groups, inputs, high, wide), generator),
+        (pick(st.integers(1, 3)), pick(st.integers(1, 3))),
+        tuple(pick(st.integers(0, 2)) for _ in range(4)),  # type: ignore[arg-type]
+        (pick(st.integers(1, 2)), pick(st.integers(1, 2))),
+        groups,
+        order,
+    )
+    counts = numbers(low, top, (pick(st.integers(1, 5)), inputs * groups, 7 + high, 6 + wide), generator)
+    silent = torch.rand(counts.shape, generator=generator) < pick(st.sampled_from((0.0, 0.6, 1.0)))
+    return synapse, counts.masked_fill(silent, 0), (low, top)
+
+
+@built
+@settings(max_examples=60, deadline=None)
+@given(convolutions(), st.integers(0, 10**6))
+def test_convolutions_equal_the_sums_written_out(
+    case: tuple[Conv2dSynapse, Tensor, tuple[int, int]], seed: int
+) -> None:
+    synapse, counts, limits = case
+    assert Convolution.fits(synapse, limits)
+    generator = draw(seed)
+    sign = torch.randint(-1, 2, (synapse.out_channels,), generator=generator)
+    expected = written_out(counts, synapse.weight * sign.to(torch.int8).reshape(-1, 1, 1, 1), synapse)
+    shape, out_shape = tuple(counts.shape[1:]), tuple(expected.shape[1:])
+    thresholds = torch.randint(-9, 10, (3, synapse.out_channels), generator=generator).sort(0).values
+    fired = sum((expected >= row.reshape(1, -1, 1, 1)).long() for row in thresholds) - 1
+    for name in NAMES:
+        kernels = Kernels(name)
+        bare = Convolution(synapse, sign, shape, out_shape, limits, kernels)
+        fused = Convolution(synapse, sign, shape, out_shape, limits, kernels, thresholds, 1)
+        for given_counts in (counts, counts.contiguous(memory_format=torch.channels_last)):
+            assert torch.equal(bare(given_counts).long(), expected), name
+            assert torch.equal(fused(given_counts).long(), fired), name
+        assert bare(counts).dtype == torch.int16
+        assert fused(counts).dtype == torch.int8
+
+
+@built
+@every_kernel
+@pytest.mark.parametrize("largest", [1, 4, 7, 62])
+def test_sums_that_fill_bytes_many_times_over_do_not_overflow(name: str, largest: int) -> None:
+    """All counts at their largest, all weights of one sign: the sums are channels * taps * largest."""
+    channels = min(300, WIDEST // (9 * largest))
+    for sign in (1, -1):
+        synapse = Conv2dSynapse(torch.full((33, channels, 3, 3), sign, dtype=torch.int8), padding=(1, 1, 1, 1))
+        ready = Convolution(synapse, torch.ones(33), (channels, 3, 3), (33, 3, 3), (0, largest), Kernels(name))
+        sums = ready(torch.full((2, channels, 3, 3), largest, dtype=torch.int8))
+        taps = torch.tensor([[4, 6, 4], [6, 9, 6], [4, 6, 4]])
+        assert torch.equal(sums.long(), (sign * channels * largest * taps).expand(2, 33, 3, 3))
+
+
+@built
+@every_kernel
+def test_dense_layers_of_many_and_odd_features(name: str) -> None:
+    generator = draw(0)
+    synapse = LinearSynapse(numbers(-1, 1, (130, 1001), generator))
+    counts = numbers(-3, 3, (70, 1001), generator)
+    ready = Convolution(synapse, torch.ones(130), (1001,), (130,), (-3, 3), Kernels(name))
+    assert torch.equal(ready(counts).long(), counts.long() @ synapse.weight.long().T)
+
+
+@built
+def test_what_does_not_fit_is_left_to_other_engines() -> None:
+    def synapse(weight: int, fan_in: int = 10) -> LinearSynapse:
+        return LinearSynapse(torch.full((2, fan_in), weight, dtype=torch.int8))
+
+    assert Convolution.fits(synapse(1), (0, 62))
+    assert not Convolution.fits(synapse(1), (0, 63))
+    assert not Convolution.fits(synapse(2), (0, 1))
+    assert Convolution.fits(synapse(1, WIDEST), (0, 1))
+    assert not Convolution.fits(synapse(1, WIDEST + 1), (0, 1))
+    assert not Convolution.fits(LinearSynapse(torch.ones(2, 2)), (0, 1))
+    assert not Convolution.fits(IdentitySynapse(torch.ones(2, 1, dtype=torch.int8)), (0, 1))
+
+
+@built
+@every_kernel
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 70))
+def test_sums_of_branches_equal_64_bit_arithmetic(name: str, seed: int, channels: int) -> None:
+    generator = draw(seed)
+    ones = IdentitySynapse(torch.ones(channels, 1, dtype=torch.int8))
+    scales = torch.randn(2, channels, dtype=torch.float64, generator=generator)
+    branches = [Branch(ones, scale, scale * 0.1) for scale in scales]
+    layer = SpikingSum(branches, Grid(0.5, 2, 1, (-0.4, 0.3, 1.1), (False, True, True)), [3, 3])
+    left, right = (numbers(-3, 3, (5, channels, 2, 3), generator) for _ in range(2))
+    total = Combination(layer, (channels, 2, 3), Kernels(name))
+    assert torch.equal(total(left, right), layer(left, right))
+    assert torch.equal(total(left.to(torch.int16), right), layer(left, right))
+
+
+@built
+@every_kernel
+@settings(max_examples=15, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 70),
+    st.sampled_from((k_b_grid(1, 2), k_b_grid(0, 1), Grid(1, 1, 1, (-0.5, 0.5), (False, True)))),
+)
+def test_encoders_decide_as_the_plain_forward(name: str, seed: int, outputs: int, grid: Grid) -> None:
+    generator = draw(seed)
+    synapse = Conv2dSynapse(torch.randn(outputs, 3, 2, 3, generator=generator), (2, 1), (1, 0, 0, 2))
+    scale, offset = torch.randn(2, outputs, dtype=torch.float64, generator=generator)
+    encoder = Encoder([Stage(Branch(synapse, scale, offset, 3))], grid)
+    x = torch.randn(3, 3, 6, 5, generator=generator)
+    expected = encoder(x)
+    assert EncoderConvolution.fits(encoder)
+    ready = EncoderConvolution(encoder, (3, 6, 5), tuple(expected.shape[1:]), Kernels(name))
+    assert torch.equal(ready(x), expected)
+
+
+@built
+@every_kernel
+def test_an_encoder_s_value_on_a_boundary_goes_to_its_closed_side(name: str) -> None:
+    synapse = Conv2dSynapse(torch.ones(1, 1, 1, 1))
+    for closed, codes in (((True, True), [-1, 0, 0, 1]), ((False, False), [-1, -1, 0, 0])):
+        grid = Grid(1.0, 1, 1, (-0.5, 0.5), closed)
+        encoder = Encoder([Stage(Branch(synapse, torch.ones(1), torch.zeros(1)))], grid)
+        ready = EncoderConvolution(encoder, (1, 1, 4), (1, 1, 4), Kernels(name))
+        assert ready(torch.tensor([[[[-0.6, -0.5, 0.4, 0.5]]]])).flatten().tolist() == codes
+
+
+@built
+@every_kernel
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 600), st.booleans())
+def test_tallies_equal_those_of_torch(name: str, seed: int, images: int, last: bool) -> None:
+    counts = numbers(-127, 127, (images, 5, 3, 5), draw(seed))
+    counts = counts.contiguous(memory_format=torch.channels_last) if last else counts
+    for ours, theirs in zip(Kernels(name).tally(counts, True, True), tally_dense(counts, True, True), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@built
+@every_kernel
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0, 1), st.sampled_from(((5, 3, 4), (11,))), st.booleans())
+def test_deletions_draw_the_words_of_torch(
+    name: str, seed: int, ratio: float, shape: tuple[int, ...], signed: bool
+) -> None:
+    generator = draw(seed)
+    counts = numbers(-7 if signed else 0, 9, (6, *shape), generator)
+    images = torch.randperm(10**4, generator=generator)[:6] * 997
+    key = int(torch.randint(-(2**62), 2**62, (1,), generator=generator))
+    expected = delete_spikes(counts, ratio, key, images, 9)
+    for wire in (counts, counts.contiguous(memory_format=torch.channels_last) if len(shape) == 3 else counts):
+        assert torch.equal(Kernels(name).delete_spikes(wire, ratio, key, images, 9), expected)
+
+
+@built
+def test_counts_depend_neither_on_threads_nor_on_the_batch() -> None:
+    network = random_network(5)
+    x = torch.rand(11, 2, 7, 8, generator=draw(1))
+    engine = EventsEngine(network)
+    whole = engine.run(x)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            assert torch.equal(engine.run(x), whole)
+            assert torch.equal(torch.cat([engine.run(part) for part in x.split(3)]), whole)
+    finally:
+        torch.set_num_threads(before)
+
+
+@built
+def test_a_kernel_with_a_wrong_table_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    synapse = LinearSynapse(numbers(-1, 1, (20, 30), draw(3)))
+    counts = numbers(0, 4, (4, 30), draw(4))
+    wrong = Convolution(synapse, torch.ones(20), (30,), (20,), (-1, 4), Kernels())
+    wrong_range = Convolution(synapse, torch.ones(20), (30,), (20,), (0, 4), Kernels())
+    assert torch.equal(wrong(counts), wrong_range(counts))  # a wider range is another table of the same sums
+    shifted = Convolution(synapse, torch.ones(20), (30,), (20,), (0, 5), Kernels())
+    assert not torch.equal(shifted(counts).long(), (counts.long() + 1) @ synapse.weight.long().T)
+
+
+@built
+def test_working_memory_is_bounded_and_known() -> None:
+    synapse = Conv2dSynapse(numbers(-1, 1, (64, 64, 3, 3), draw(0)), padding=(1, 1, 1, 1))
+    ready = Convolution(synapse, torch.ones(64), (64, 24, 24), (64, 24, 24), (0, 4), Kernels())
+    assert 2 * 64 * 24 * 24 < ready.scratch < 2**20
+
+
+@built
+def test_ranges_of_counts_pass_pools_and_shortcuts() -> None:
+    network = random_network(0)
+    encoder = network.encoders[0]
+    assert count_range(network, encoder) == (0, network.layers[encoder].grid.positive)
+
+
+def test_without_kernels_auto_takes_dense_and_events_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(library, "find_library", lambda: None)
+    monkeypatch.setattr(registry, "find_library", lambda: None)
+    network = random_network(1)
+    engine = AutoEngine(network)
+    assert not any("events" in choice for choice in engine.choices.values())
+    with pytest.raises(ConfigError, match="not built here: install snnconv where there is a C"):
+        EventsEngine(network)
+    result = CliRunner().invoke(main, ["simulate", "--engine", "events", "--quiet", "--runs-dir", str(tmp_path / "r")])
+    assert result.exit_code == 1
+    assert "not built here" in result.output
+    assert "Traceback" not in result.output
+
+
+@built
+def test_kernels_and_devices_that_are_not_there_are_refused() -> None:
+    with pytest.raises(ConfigError, match="unknown kernels 'sse9': this processor runs"):
+        Kernels("sse9")
+    with pytest.raises(ConfigError, match="runs on the CPU, not on meta"):
+        choose_engine(random_network(0), "events", torch.device("meta"))
+
+
+@built
+def test_auto_says_what_it_picked() -> None:
+    network = random_network(2)
+    engine = AutoEngine(network)
+    assert any("|" in choice for choice in engine.choices.values())
+    engine.run(torch.rand(4, 2, 7, 8))
+    assert set(engine.choices.values()) <= {"events", "integer", "dense"}
+    assert set(engine.choices) == set(network.layers)
+    assert "events" in EventsEngine(network).choices.values()
