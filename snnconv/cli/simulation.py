@@ -16,6 +16,7 @@ from snnconv.cli.options import (
     run_options,
     runs_dir_option,
     sample_options,
+    say,
 )
 
 
@@ -81,8 +82,10 @@ def simulate(
     if as_json:
         print_json(result)
         return
+    from snnconv.reporting.summaries import choices_summary
     from snnconv.reporting.tables import render, simulation_summary, simulation_table
 
+    say(choices_summary(result), quiet)
     click.echo(render(simulation_table(result)))
     click.echo(simulation_summary(result))
 

@@ -244,6 +244,7 @@ class EncoderConvolution:
         synapse, grid = branch.synapse, encoder.grid
         assert isinstance(synapse, Conv2dSynapse)
         self.kernels, self.out_shape = kernels, tuple(out_shape)
+        self._name = kernels.for_channels(synapse.out_channels)
         surplus = -synapse.out_channels % STRIP
         weight = functional.pad(synapse.weight.double().permute(2, 3, 1, 0), (0, surplus)).contiguous()
         scale, offset = functional.pad(branch.scale, (0, surplus)), functional.pad(branch.offset, (0, surplus))
@@ -285,7 +286,7 @@ class EncoderConvolution:
         def some(first: int, number: int) -> None:
             _check(
                 self.kernels.library.snnconv_encode(
-                    *(self.kernels.best, ctypes.byref(self._record)),
+                    *(self._name, ctypes.byref(self._record)),
                     *(source + first * step, target + first * out_step, number),
                 )
             )

@@ -32,6 +32,11 @@ class ReferenceEngine:
     def __init__(self, network: SpikingNetwork, device: torch.device | None = None) -> None:
         self.network = network.on(network.device if device is None else device)
 
+    @property
+    def choices(self) -> dict[str, str]:
+        """Each layer is its own."""
+        return dict.fromkeys(self.network.layers, self.name)
+
     @torch.inference_mode()
     def run(self, x: Tensor, taps: tuple[Tap, ...] = ()) -> Tensor:
         """Logits, float64 (N, classes), of preprocessed images."""

@@ -36,6 +36,10 @@ class Runner(Protocol):
     def delete(self) -> Delete:
         """How noise deletes spikes of a batch of its counts."""
 
+    @property
+    def choices(self) -> dict[str, str]:
+        """Whose way each layer takes."""
+
     def run(self, x: Tensor, taps: tuple[Tap, ...] = ()) -> Tensor:
         """Logits, float64, of preprocessed images."""
 
@@ -64,6 +68,7 @@ class Simulation:
         levels: L of every layer that fires.
         steps: T, time steps.
         engine: What ran it.
+        choices: Whose way each layer took.
         correct_by_trial: Images classified rightly, a trial.
         layers: Tallies over all trials.
         batches: One entry a batch.
@@ -84,6 +89,7 @@ class Simulation:
     batches: list[BatchLog] = field(default_factory=list)
     classes: int = 0
     top5_by_trial: list[int] = field(default_factory=list)
+    choices: dict[str, str] = field(default_factory=dict)
 
     @property
     def top5_accuracy(self) -> float | None:
@@ -164,6 +170,7 @@ class Simulation:
             "trials": self.trials,
             "seed": self.seed,
             "engine": self.engine,
+            "choices": self.choices,
             "spikes_per_image": self.spikes_per_image,
             "spikes_by_rule": self.spikes_by_rule,
             "sops_per_image": self.sops_per_image,
@@ -228,7 +235,7 @@ def simulate(
                 bar.update()
             result.correct_by_trial.append(correct)
             result.top5_by_trial.append(among_five)
-    result.layers = counter.layers()
+    result.layers, result.choices = counter.layers(), engine.choices
     if runs < trials:
         result.correct_by_trial *= trials
         result.top5_by_trial *= trials
