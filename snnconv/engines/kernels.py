@@ -74,15 +74,20 @@ class Kernels:
 
         def some(first: int, number: int) -> None:
             part = torch.zeros(3, units, dtype=torch.int32)
+            place, step = part.data_ptr(), 4 * units
             self.library.snnconv_tally(
-                self.best, rows[first:].data_ptr(), number, units, *(kind.data_ptr() for kind in part)
+                *(self.best, rows[first:].data_ptr(), number, units, place),
+                *(place + step if graded else None, place + 2 * step if signed else None),
             )
             parts.append(part)
 
         self.workers.split(len(rows), some)
-        maps = torch.stack(parts).sum(0, dtype=torch.int64).reshape(3, *rows.shape[1:])
+        total, *others = parts
+        for other in others:
+            total += other
+        maps = total.reshape(3, *rows.shape[1:])
         spikes, events, positive = maps.permute(0, 3, 1, 2) if last else maps
-        return spikes, events, positive
+        return spikes, events if graded else spikes, positive
 
     def delete_spikes(self, counts: Tensor, ratio: float, key: int, images: Tensor, positive: int) -> Tensor:
         """As ``noise.delete_spikes``, by a kernel where the counts are int8: the same words, the same counts."""

@@ -127,7 +127,9 @@ class Workers:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(thread_name_prefix="snnconv")
         edges = [images * part // number for part in range(number + 1)]
-        jobs = [self._pool.submit(call, first, last - first) for first, last in pairwise(edges)]
+        *others, own = ((first, last - first) for first, last in pairwise(edges))
+        jobs = [self._pool.submit(call, *part) for part in others]
+        call(*own)
         for job in jobs:
             job.result()
 

@@ -25,7 +25,7 @@ PART = 2**18
 
 Tally = Callable[[Tensor, bool, bool], tuple[Tensor, Tensor, Tensor]]
 """Counts (N, ...), whether they may be negative, whether they may exceed 1 -> sums over N at each position:
-|count|, counts other than 0 and counts above 0; int64 on the CPU."""
+|count|, counts other than 0 and counts above 0, integers on the CPU. The last is read where counts may be negative."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,7 @@ class Counter:
     def __init__(self, network: SpikingNetwork, tally: Tally | None = None) -> None:
         self.network = network
         self._tally = tally_dense if tally is None else tally
-        self._spikes: dict[str, Tensor] = {}
-        self._events: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor] = {}  # spikes and events at each position: integers below 2^53 in float64
         self._positive: dict[str, int] = {}
         self._signed = {name: unit.grid.negative > 0 for name, unit in network.units()}
         self._graded = {name: unit.grid.largest > 1 for name, unit in network.units()}
@@ -135,8 +134,10 @@ class Counter:
             return counts  # wiring: what passes follows from the layer before it
         signed, graded = self._signed.get(name, True), self._graded.get(name, True)
         spikes, events, positive = self._tally(counts, signed, graded)
-        self._spikes[name] = self._spikes.get(name, 0) + spikes
-        self._events[name] = self._events.get(name, 0) + events
+        if name not in self._sums:
+            self._sums[name] = torch.zeros(2, *spikes.shape, dtype=torch.float64)
+        self._sums[name][0] += spikes
+        self._sums[name][1] += events
         if signed:
             self._positive[name] = self._positive.get(name, 0) + int(positive.sum())
         return counts
@@ -149,17 +150,18 @@ class Counter:
                 rows.append(self._row(name, layer))
         return rows
 
-    def _passed(self, of: Literal["spikes", "events"], wire: str) -> Tensor:
-        """Spikes or events at each position of a wire, int64.
+    def _passed(self, wire: str) -> Tensor:
+        """Spikes and events at each position of a wire, float64 (2, ...).
 
         Through wiring, such as a sum-pool, each spike passes by itself: those of opposite sign do not cancel.
         """
         layer = self.network.layers[wire]
         if isinstance(layer, Wiring):
-            sources = [self._passed(of, source)[None] for source in self.network.nodes[wire].inputs]
-            return layer(*sources)[0].to(torch.int64)  # type: ignore[no-any-return]
-        tally = self._spikes if of == "spikes" else self._events
-        return tally[wire] if wire in tally else torch.zeros(self.network.wire_shape(wire), dtype=torch.int64)
+            sources = [self._passed(source).to(torch.int64) for source in self.network.nodes[wire].inputs]
+            return layer(*sources).double()  # type: ignore[no-any-return]
+        if wire not in self._sums:
+            return torch.zeros(2, *self.network.wire_shape(wire), dtype=torch.float64)
+        return self._sums[wire]
 
     def _row(self, name: str, layer: Encoder | SpikingLayer | Readout) -> LayerCounts:
         node = self.network.nodes[name]
@@ -170,22 +172,20 @@ class Counter:
             for key, convention in CONVENTIONS.items():
                 if isinstance(layer, SpikingLayer) or convention.readout:
                     sops[key] = convention.factor(levels) * totals[convention.of, convention.zeros]
-        spikes = int(self._spikes[name].sum()) if name in self._spikes else 0
+        spikes, events = (int(total) for total in self._passed(name).reshape(2, -1).sum(1))
         positive = self._positive.get(name, spikes)
         if node.origin is not None and node.origin.side < 0:
             positive = 0
-        events = int(self._events[name].sum()) if name in self._events else 0
         units = torch.Size(node.shape).numel()
         return LayerCounts(
             name, _kind(layer), units, levels, positive, spikes - positive, events, sops, self._macs[name]
         )
 
     def _operations(self, name: str) -> dict[tuple[str, bool], int]:
-        """Spikes and events times fan-out, connections of weight 0 counted or not; integers below 2^53 in float64."""
+        """Spikes and events times fan-out, connections of weight 0 counted or not."""
         totals = torch.zeros(2, 2, dtype=torch.float64)
         for fan_outs, wire in zip(self._fan_outs[name], self.network.nodes[name].inputs, strict=True):
-            passed = torch.stack([self._passed("spikes", wire), self._passed("events", wire)])
-            totals += passed.flatten(1).double() @ fan_outs
+            totals += self._passed(wire).reshape(2, -1) @ fan_outs
         spikes, events = ([int(number) for number in row] for row in totals)
         return dict(zip(itertools.product(("spikes", "events"), (False, True)), (*spikes, *events), strict=True))
 

@@ -138,27 +138,39 @@ void combine(const Addend *addends, int32_t number, const int64_t *constant, con
         }
 }
 
-// Sums over the images at each unit: |count|, counts other than 0, counts above 0.
+// Sums over the images at each unit: |count| and, where there is a place for them, counts other than 0, counts above 0.
 template <class Isa>
 void tally(const int8_t *counts, int64_t images, int64_t units, int32_t *spikes, int32_t *events, int32_t *positive) {
-    for (int64_t first = 0; first < units; first += STRIP) {
-        const int64_t some = units - first < STRIP ? units - first : STRIP;
+    using Bytes = Vector<int8_t, Isa::width>;
+    using Words = Vector<uint16_t, Isa::width / 2>;
+    constexpr int half = Isa::width / 2;
+    for (int64_t first = 0; first < units; first += Isa::width) {
+        const int64_t some = units - first < Isa::width ? units - first : Isa::width;
         for (int64_t start = 0; start < images; start += 256) {  // 256 counts of at most 127 fit into 16 bits
             const int64_t stop = images - start < 256 ? images : start + 256;
-            uint16_t size[STRIP] = {}, any[STRIP] = {}, above[STRIP] = {};
+            Words sums[3][2] = {};
             for (int64_t image = start; image < stop; image++) {
+                int8_t padded[Isa::width] = {};
                 const int8_t *from = counts + image * units + first;
-                for (int64_t i = 0; i < some; i++) {
-                    size[i] += static_cast<uint16_t>(from[i] < 0 ? -from[i] : from[i]);
-                    any[i] += from[i] != 0;
-                    above[i] += static_cast<uint16_t>(from[i] > 0 ? from[i] : 0);
+                if (some < Isa::width) {
+                    std::memcpy(padded, from, some);
+                    from = padded;
                 }
+                const Bytes count = load<Bytes>(from), none = {};
+                const Bytes kinds[3] = {count < none ? -count : count, (count != none) & 1, count > none ? count : none};
+                for (int kind = 0; kind < 3; kind++)
+                    if (kind == 0 || (kind == 1 ? events : positive)) {
+                        int8_t bytes[Isa::width];
+                        store(bytes, kinds[kind]);
+                        for (int part = 0; part < 2; part++)
+                            sums[kind][part] +=
+                                __builtin_convertvector(load<Vector<int8_t, half>>(bytes + part * half), Words);
+                    }
             }
-            for (int64_t i = 0; i < some; i++) {
-                spikes[first + i] += size[i];
-                events[first + i] += any[i];
-                positive[first + i] += above[i];
-            }
+            int32_t *const places[3] = {spikes, events, positive};
+            for (int kind = 0; kind < 3; kind++)
+                if (places[kind])
+                    for (int64_t i = 0; i < some; i++) places[kind][first + i] += sums[kind][i / half][i % half];
         }
     }
 }
