@@ -7,17 +7,19 @@
 #include <vector>
 
 #include "../snnconv/engines/cpp/kernels.h"
+#include "../snnconv/engines/cpp/team.hpp"
 
 extern "C" {
 const char *snnconv_kernels(int32_t);
 void *snnconv_prepare(const char *, const snnconv::Geometry *, const int8_t *, const int32_t *, const int16_t *);
 void snnconv_release(void *);
-int32_t snnconv_convolve(const void *, const int8_t *, void *, int64_t);
+int32_t snnconv_convolve(const snnconv::Team *, const void *, const int8_t *, uint8_t *, int64_t);
 }
 
 int main() {
     std::mt19937 random(0);
     const auto pick = [&](int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); };
+    const snnconv::Team team{nullptr, 3};
     int64_t compared = 0;
     for (int round = 0; round < 300; round++) {
         snnconv::Geometry g{};
@@ -39,7 +41,7 @@ int main() {
         std::vector<int8_t> fired(images * g.out_height * g.out_width * g.out_channels);
         for (int number = 0; const char *name = snnconv_kernels(number); number++) {
             void *layer = snnconv_prepare(name, &g, codes.data(), nullptr, thresholds.data());
-            if (snnconv_convolve(layer, counts.data(), fired.data(), images)) return 2;
+            if (snnconv_convolve(&team, layer, counts.data(), reinterpret_cast<uint8_t *>(fired.data()), images)) return 2;
             snnconv_release(layer);
             for (size_t place = 0; place < fired.size(); place++, compared++) {
                 const int channel = static_cast<int>(place % g.out_channels), group = channel / outputs;

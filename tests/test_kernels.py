@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from torch.nn import functional
 
 from snnconv.cli.main import main
 from snnconv.engines import library, registry
-from snnconv.engines.events import EventsEngine, count_range
+from snnconv.engines.events import EventsEngine
 from snnconv.engines.kernels import WIDEST, Combination, Convolution, EncoderConvolution, Kernels
 from snnconv.engines.library import find_library, kernel_names
 from snnconv.engines.registry import AutoEngine, choose_engine
@@ -200,8 +201,15 @@ def test_an_encoder_s_value_on_a_boundary_goes_to_its_closed_side(name: str) -> 
 def test_tallies_equal_those_of_torch(name: str, seed: int, images: int, last: bool) -> None:
     counts = numbers(-127, 127, (images, 5, 3, 5), draw(seed))
     counts = counts.contiguous(memory_format=torch.channels_last) if last else counts
-    for ours, theirs in zip(Kernels(name).tally(counts, True, True), tally_dense(counts, True, True), strict=True):
-        assert torch.equal(ours, theirs)
+    maps = torch.randint(0, 5000, (4, 5, 3, 5), generator=draw(seed), dtype=torch.int32)
+    for signed, graded in itertools.product((False, True), repeat=2):
+        wire = (counts if signed else counts.abs()).clamp(*(-127, 127) if graded else (-1, 1))
+        wide = wire.long()
+        kinds = (wide.abs(), (wide != 0).long(), wide.clamp(min=0))
+        expected = torch.stack([(kind[:, None] * maps).flatten(2).sum((0, 2)) for kind in kinds])
+        counted = -127 * signed if graded else -signed, 127 if graded else 1
+        assert torch.equal(Kernels(name).tally(wire, maps, counted), expected)
+        assert torch.equal(tally_dense(wire, maps, counted), expected)
 
 
 @built
@@ -258,7 +266,7 @@ def test_working_memory_is_bounded_and_known() -> None:
 def test_ranges_of_counts_pass_pools_and_shortcuts() -> None:
     network = random_network(0)
     encoder = network.encoders[0]
-    assert count_range(network, encoder) == (0, network.layers[encoder].grid.positive)
+    assert network.count_range(encoder) == (0, network.layers[encoder].grid.positive)
 
 
 def test_without_kernels_auto_takes_dense_and_events_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

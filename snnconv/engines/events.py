@@ -15,7 +15,7 @@ from snnconv.engines.layered import LayeredEngine, Step
 from snnconv.errors import ConfigError
 from snnconv.grids import MAX_LEVELS
 from snnconv.snn.counting import Tally
-from snnconv.snn.layers import Encoder, SpikingLayer, SumPool2d
+from snnconv.snn.layers import Encoder, SpikingLayer
 from snnconv.snn.network import SpikingNetwork
 from snnconv.snn.noise import Delete
 from snnconv.snn.synapses import IdentitySynapse
@@ -63,7 +63,7 @@ def event_step(network: SpikingNetwork, name: str, kernels: Kernels) -> Step | N
         return None if encoder is None else Step("events", encoder, torch.float32)
     if not isinstance(layer, SpikingLayer):
         return None
-    ranges = [count_range(network, wire) for wire in node.inputs]
+    ranges = [network.count_range(wire) for wire in node.inputs]
     shapes = [network.wire_shape(wire) for wire in node.inputs]
     synapses = [branch.synapse for branch in layer.branches]
     for synapse, counts in zip(synapses, ranges, strict=True):
@@ -87,13 +87,3 @@ def event_step(network: SpikingNetwork, name: str, kernels: Kernels) -> Step | N
 
     return Step("events", run, torch.int8)
 
-
-def count_range(network: SpikingNetwork, wire: str) -> tuple[int, int]:
-    """Smallest and largest count that a wire may carry."""
-    layer = network.layers[wire]
-    if isinstance(layer, Encoder | SpikingLayer):
-        return -layer.grid.negative, layer.grid.positive
-    ranges = [count_range(network, source) for source in network.nodes[wire].inputs]
-    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
-    window = layer.kernel[0] * layer.kernel[1] if isinstance(layer, SumPool2d) else 1
-    return low * window, high * window

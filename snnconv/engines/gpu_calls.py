@@ -216,21 +216,19 @@ def delete_spikes(counts: Tensor, ratio: float, key: int, images: Tensor, positi
     return kept.reshape(counts.shape)
 
 
-def tally(counts: Tensor, signed: bool, graded: bool) -> tuple[Tensor, Tensor, Tensor]:
+def tally(counts: Tensor, maps: Tensor, within: tuple[int, int]) -> Tensor:
     """As ``counting.tally_dense``, by a kernel; all three sums whatever the counts.
 
     In int32: exact for batches of up to 2^24 images.
     """
     last = counts.ndim == 4 and counts.is_contiguous(memory_format=torch.channels_last)
-    rows = counts.permute(0, 2, 3, 1) if last else counts.contiguous()
+    rows, weights = (x.permute(0, 2, 3, 1) if last else x.contiguous() for x in (counts, maps))
     units = math.prod(rows.shape[1:])
-    totals = torch.zeros(3, units, dtype=torch.int32, device=rows.device)
+    sums = torch.zeros(3, units, dtype=torch.int32, device=rows.device)
     with _on(rows.device):
         grid = (-(-units // TALLY_UNITS), max(1, -(-len(rows) // TALLY_PART)))
-        gpu_kernels.tally[grid](rows, totals, len(rows), units, TALLY_PART, TALLY_UNITS)
-    maps = totals.to("cpu", torch.int64).reshape(3, *rows.shape[1:])
-    spikes, events, positive = maps.permute(0, 3, 1, 2) if last else maps
-    return spikes, events, positive
+        gpu_kernels.tally[grid](rows, sums, len(rows), units, TALLY_PART, TALLY_UNITS)
+    return (sums.double() @ weights.reshape(len(maps), -1).double().T).to("cpu", torch.int64)
 
 
 def _tiles(pixels: int, channels: int) -> tuple[int, int]:

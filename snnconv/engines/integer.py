@@ -28,7 +28,6 @@ from torch.nn import functional
 from snnconv.engines.affine import Affine, fit_rounding
 from snnconv.engines.dense import slope_and_reach
 from snnconv.engines.encoder import CHUNK
-from snnconv.engines.events import count_range
 from snnconv.engines.layered import Step
 from snnconv.grids import MAX_LEVELS
 from snnconv.snn.exact import exact_dtype
@@ -132,7 +131,7 @@ def integer_step(network: SpikingNetwork, name: str) -> Step | None:
     layer, wires = network.layers[name], network.nodes[name].inputs
     if not isinstance(layer, SpikingLayer) or network.device.type != "cpu" or not has_operators():
         return None
-    ranges, shapes = [count_range(network, wire) for wire in wires], [network.wire_shape(wire) for wire in wires]
+    ranges, shapes = [network.count_range(wire) for wire in wires], [network.wire_shape(wire) for wire in wires]
     synapses = [branch.synapse for branch in layer.branches]
     fit = [IntegerSynapse.fits(synapse, counts) for synapse, counts in zip(synapses, ranges, strict=True)]
     if not any(fit) or any(max(high, -low) > MAX_LEVELS for low, high in ranges):

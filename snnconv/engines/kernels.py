@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from snnconv.engines.library import Addend, EncoderShape, Shape, Workers, kernel_names, library
+from snnconv.engines.library import Addend, EncoderShape, Shape, Team, find_parallel, kernel_names, library
 from snnconv.errors import ConfigError
 from snnconv.snn import counting, noise
 from snnconv.snn.layers import Encoder, SpikingLayer
@@ -31,7 +31,7 @@ STRIP = 64
 
 
 class Kernels:
-    """The compiled kernels with the threads that call them.
+    """The compiled kernels with the threads that share their work: as many as torch takes.
 
     Args:
         name: Instruction set; None takes, layer by layer, the best of this processor's.
@@ -46,12 +46,18 @@ class Kernels:
         if name is not None and name not in known:
             raise ConfigError(f"unknown kernels {name!r}: this processor runs {', '.join(known)}")
         self.names = known if name is None else [name]
-        self.workers = Workers()
+        self._team = Team(find_parallel(), 1)
 
     @property
     def best(self) -> bytes:
         """Name of the best instruction set, as the library takes it."""
         return self.names[0].encode()
+
+    @property
+    def team(self) -> Team:
+        """The threads, as the library takes them."""
+        self._team.threads = torch.get_num_threads()
+        return self._team
 
     def for_channels(self, outputs: int) -> bytes:
         """The instruction set whose blocks of output channels are filled best; the widest of those."""
@@ -63,31 +69,21 @@ class Kernels:
         vectors = [name for name in self.names if name != "baseline"]
         return min(vectors or self.names, key=padded).encode()
 
-    def tally(self, counts: Tensor, signed: bool, graded: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def tally(self, counts: Tensor, maps: Tensor, within: tuple[int, int]) -> Tensor:
         """As ``counting.tally_dense``, by a kernel where the counts are int8."""
         if counts.dtype != torch.int8:
-            return counting.tally_dense(counts, signed, graded)
-        last = counts.ndim == 4 and counts.is_contiguous(memory_format=torch.channels_last)
-        rows = counts.permute(0, 2, 3, 1) if last else counts.contiguous()
-        units = rows[0].numel()
-        parts: list[Tensor] = []
-
-        def some(first: int, number: int) -> None:
-            part = torch.zeros(3, units, dtype=torch.int32)
-            place, step = part.data_ptr(), 4 * units
-            self.library.snnconv_tally(
-                *(self.best, rows[first:].data_ptr(), number, units, place),
-                *(place + step if graded else None, place + 2 * step if signed else None),
-            )
-            parts.append(part)
-
-        self.workers.split(len(rows), some)
-        total, *others = parts
-        for other in others:
-            total += other
-        maps = total.reshape(3, *rows.shape[1:])
-        spikes, events, positive = maps.permute(0, 3, 1, 2) if last else maps
-        return spikes, events if graded else spikes, positive
+            return counting.tally_dense(counts, maps, within)
+        rows, weights, largest = channels_last(counts), channels_last(maps), max(1, within[1], -within[0])
+        totals = torch.zeros(3, len(maps), dtype=torch.int64)
+        wanted = (ctypes.c_bool * 3)(True, largest > 1, within[0] < 0)
+        self.library.snnconv_tally(
+            *(self.team, self.best, rows.data_ptr(), len(rows), counts[0].numel(), largest),
+            *(weights.data_ptr(), len(maps), wanted, totals.data_ptr()),
+        )
+        for kind, own in enumerate(wanted):
+            if not own:
+                totals[kind] = totals[0]
+        return totals
 
     def delete_spikes(self, counts: Tensor, ratio: float, key: int, images: Tensor, positive: int) -> Tensor:
         """As ``noise.delete_spikes``, by a kernel where the counts are int8: the same words, the same counts."""
@@ -96,14 +92,10 @@ class Kernels:
         rows = channels_last(counts)
         out, images = torch.empty_like(rows), images.to(torch.int64).contiguous()
         units, channels = rows[0].numel(), rows.shape[1]
-
-        def some(first: int, number: int) -> None:
-            self.library.snnconv_remove_spikes(
-                *(self.best, rows[first:].data_ptr(), out[first:].data_ptr(), images[first:].data_ptr()),
-                *(number, channels, units // channels, key % 2**64, round(ratio * 2**32), positive),
-            )
-
-        self.workers.split(len(rows), some)
+        self.library.snnconv_remove_spikes(
+            *(self.team, self.best, rows.data_ptr(), out.data_ptr(), images.data_ptr()),
+            *(len(rows), channels, units // channels, key % 2**64, round(ratio * 2**32), positive),
+        )
         return out
 
 
@@ -176,17 +168,8 @@ class Convolution:
     def __call__(self, counts: Tensor) -> Tensor:
         """Counts (int8) or potentials (int16), channels last."""
         rows, out = channels_last(counts), _empty(len(counts), self.out_shape, self.dtype)
-        step, out_step = counts[0].numel(), out[0].numel() * out.element_size()
-        source, target = rows.data_ptr(), out.data_ptr()
-
-        def some(first: int, number: int) -> None:
-            _check(
-                self.kernels.library.snnconv_convolve(
-                    self._handle, source + first * step, target + first * out_step, number
-                )
-            )
-
-        self.kernels.workers.split(len(counts), some)
+        convolve = self.kernels.library.snnconv_convolve
+        _check(convolve(self.kernels.team, self._handle, rows.data_ptr(), out.data_ptr(), len(rows)))
         return out
 
 
@@ -210,20 +193,15 @@ class Combination:
         """Counts of the units, from each branch's potentials (int16) or counts (int8)."""
         rows = [channels_last(value) for value in values]
         out = _empty(len(rows[0]), self.out_shape, torch.int8)
-        units, channels, target = out[0].numel(), self.out_shape[0], out.data_ptr()
-
-        def some(first: int, number: int) -> None:
-            addends = (Addend * len(rows))()
-            for addend, row, multipliers in zip(addends, rows, self.multipliers, strict=True):
-                addend.bytes = row.element_size()
-                addend.values = row.data_ptr() + first * units * row.element_size()
-                addend.multipliers = multipliers.data_ptr()
-            self.kernels.library.snnconv_combine(
-                *(self.kernels.best, addends, len(rows), self.constant.data_ptr(), self.thresholds.data_ptr()),
-                *(len(self.thresholds), self.negative, channels, number * units // channels, target + first * units),
-            )
-
-        self.kernels.workers.split(len(out), some)
+        channels = self.out_shape[0]
+        addends = (Addend * len(rows))()
+        for addend, row, multipliers in zip(addends, rows, self.multipliers, strict=True):
+            addend.values, addend.multipliers, addend.bytes = row.data_ptr(), multipliers.data_ptr(), row.element_size()
+        self.kernels.library.snnconv_combine(
+            *(self.kernels.team, self.kernels.best, addends, len(rows)),
+            *(self.constant.data_ptr(), self.thresholds.data_ptr(), len(self.thresholds), self.negative),
+            *(channels, out.numel() // channels, out.data_ptr()),
+        )
         return out
 
 
@@ -286,17 +264,9 @@ class EncoderConvolution:
     def __call__(self, x: Tensor) -> Tensor:
         """Counts of analog inputs."""
         rows, out = channels_last(x), _empty(len(x), self.out_shape, torch.int8)
-        step, out_step, source, target = x[0].numel() * 4, out[0].numel(), rows.data_ptr(), out.data_ptr()
-
-        def some(first: int, number: int) -> None:
-            _check(
-                self.kernels.library.snnconv_encode(
-                    *(self._name, ctypes.byref(self._record)),
-                    *(source + first * step, target + first * out_step, number),
-                )
-            )
-
-        self.kernels.workers.split(len(x), some)
+        record = ctypes.byref(self._record)
+        encode = self.kernels.library.snnconv_encode
+        _check(encode(self.kernels.team, self._name, record, rows.data_ptr(), out.data_ptr(), len(rows)))
         return out
 
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from ctypes import POINTER, c_char_p, c_int32, c_int64, c_uint64, c_void_p
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 
 from snnconv.errors import ConfigError
 
-INTERFACE = 1
+INTERFACE = 2
 """Version of the C interface that this release calls."""
 ABSENT = (
     "the events engine is not built here: install snnconv where there is a C++17 compiler (such as g++ or clang), "
@@ -56,6 +53,12 @@ class EncoderShape(ctypes.Structure):
     ]
 
 
+class Team(ctypes.Structure):
+    """The threads that share a batch; see ``cpp/team.hpp``."""
+
+    _fields_ = [("parallel", c_void_p), ("threads", c_int32)]
+
+
 class Addend(ctypes.Structure):
     """One branch of a sum; see ``cpp/kernels.h``."""
 
@@ -69,14 +72,23 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "snnconv_prepare": (c_void_p, [c_char_p, POINTER(Shape), c_void_p, c_void_p, c_void_p]),
     "snnconv_release": (None, [c_void_p]),
     "snnconv_scratch": (c_int64, [c_void_p]),
-    "snnconv_convolve": (c_int32, [c_void_p, c_void_p, c_void_p, c_int64]),
-    "snnconv_encode": (c_int32, [c_char_p, POINTER(EncoderShape), c_void_p, c_void_p, c_int64]),
+    "snnconv_convolve": (c_int32, [POINTER(Team), c_void_p, c_void_p, c_void_p, c_int64]),
+    "snnconv_encode": (c_int32, [POINTER(Team), c_char_p, POINTER(EncoderShape), c_void_p, c_void_p, c_int64]),
     "snnconv_combine": (
         None,
-        [c_char_p, POINTER(Addend), c_int32, c_void_p, c_void_p, c_int32, c_int32, c_int32, c_int64, c_void_p],
+        [
+            *(POINTER(Team), c_char_p, POINTER(Addend), c_int32, c_void_p, c_void_p),
+            *(c_int32, c_int32, c_int32, c_int64, c_void_p),
+        ],
     ),
-    "snnconv_tally": (None, [c_char_p, c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_void_p]),
-    "snnconv_remove_spikes": (None, [c_char_p, *[c_void_p] * 3, *[c_int64] * 3, c_uint64, c_uint64, c_int32]),
+    "snnconv_tally": (
+        None,
+        [POINTER(Team), c_char_p, c_void_p, c_int64, c_int64, c_int32, c_void_p, c_int64, c_void_p, c_void_p],
+    ),
+    "snnconv_remove_spikes": (
+        None,
+        [POINTER(Team), c_char_p, *[c_void_p] * 3, *[c_int64] * 3, c_uint64, c_uint64, c_int32],
+    ),
 }
 
 
@@ -112,26 +124,11 @@ def kernel_names(handle: ctypes.CDLL) -> list[str]:
     return names
 
 
-class Workers:
-    """Splits a batch over threads; torch's number of threads says how many."""
-
-    def __init__(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
-
-    def split(self, images: int, call: Callable[[int, int], object]) -> None:
-        """Run ``call(first, number)`` on neighbouring parts of the images, side by side."""
-        number = min(torch.get_num_threads(), images)
-        if number <= 1:
-            call(0, images)
-            return
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(thread_name_prefix="snnconv")
-        edges = [images * part // number for part in range(number + 1)]
-        *others, own = ((first, last - first) for first, last in pairwise(edges))
-        jobs = [self._pool.submit(call, *part) for part in others]
-        call(*own)
-        for job in jobs:
-            job.result()
+def find_parallel() -> int | None:
+    """Address of ``GOMP_parallel`` in the OpenMP runtime that torch brings; None where it brings none of that kind."""
+    for place in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*")):
+        return ctypes.cast(ctypes.CDLL(str(place)).GOMP_parallel, c_void_p).value
+    return None
 
 
 @cache

@@ -1,17 +1,18 @@
 """Counters of spikes and synaptic operations: observers that own their tallies.
 
-A counter sums, for every wire, the spikes at each position over all images; a synapse's operations
-then are these sums times its fan-out map, exact integers at next to no cost.
+Every wire has a fan-out map for each synapse it reaches, through pools and other wiring: how many targets a spike at
+a position has. A batch's operations are its spikes, summed over the images, times that map: exact integers.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from snnconv.snn.exact import exact_arithmetic
@@ -19,13 +20,16 @@ from snnconv.snn.layers import Branch, Encoder, Readout, SpikingLayer, Wiring
 from snnconv.snn.network import SpikingNetwork
 from snnconv.snn.synapses import IdentitySynapse
 
+Totals = NDArray[np.int64]
+
 PART = 2**18
 """Counts tallied at a time."""
 
 
-Tally = Callable[[Tensor, bool, bool], tuple[Tensor, Tensor, Tensor]]
-"""Counts (N, ...), whether they may be negative, whether they may exceed 1 -> sums over N at each position:
-|count|, counts other than 0 and counts above 0, integers on the CPU. The last is read where counts may be negative."""
+Tally = Callable[[Tensor, Tensor, tuple[int, int]], Tensor]
+"""Counts (N, ...), maps int32 (K, ...) of their positions, and the smallest and largest count there may be
+-> int64 (3, K) on the CPU: for each map the sum over images and positions of |count| * map, [count != 0] * map and
+max(count, 0) * map."""
 
 
 @dataclass(frozen=True)
@@ -115,79 +119,60 @@ class Counter:
     def __init__(self, network: SpikingNetwork, tally: Tally | None = None) -> None:
         self.network = network
         self._tally = tally_dense if tally is None else tally
-        self._sums: dict[str, Tensor] = {}  # spikes and events at each position: integers below 2^53 in float64
-        self._positive: dict[str, int] = {}
-        self._signed = {name: unit.grid.negative > 0 for name, unit in network.units()}
-        self._graded = {name: unit.grid.largest > 1 for name, unit in network.units()}
-        self._fan_outs = {
-            name: [
-                _fan_outs(branch, network.wire_shape(wire)) for branch, wire in zip(layer.branches, wires, strict=True)
-            ]
-            for name, layer, wires in _targets(network)
-        }
+        senders = [name for name, layer in network.layers.items() if not isinstance(layer, Wiring | Readout)]
+        maps = {name: [torch.ones(network.nodes[name].shape, dtype=torch.int32)] for name in senders}
+        self._columns: dict[str, list[tuple[str, int]]] = {name: [] for name in network.layers}
+        for name, branch, wire in _synapses(network):
+            both = torch.stack([branch.synapse.fan_out(network.wire_shape(wire), zeros) for zeros in (False, True)])
+            for sender, fan_outs in _spread(network, wire, both.double()):
+                self._columns[name].append((sender, len(maps[sender])))
+                maps[sender] += fan_outs.to("cpu", torch.int32)
+        self._maps = {name: _stacked(own).to(network.device) for name, own in maps.items()}
+        self._ranges = {name: network.count_range(name) for name in senders}
+        self._totals: dict[str, dict[int, Totals]] = {name: {} for name in senders}
         mirrored = _mirrored(network)
         self._macs = {name: 0 if name in mirrored else _layer_macs(network, name) for name in network.layers}
 
     def tap(self, name: str, counts: Tensor, step: int = 0) -> Tensor:
         """Add a batch of counts (N, ...); returns them as they are."""
-        if isinstance(self.network.layers[name], Wiring):
-            return counts  # wiring: what passes follows from the layer before it
-        signed, graded = self._signed.get(name, True), self._graded.get(name, True)
-        spikes, events, positive = self._tally(counts, signed, graded)
-        if name not in self._sums:
-            self._sums[name] = torch.zeros(2, *spikes.shape, dtype=torch.float64)
-        self._sums[name][0] += spikes
-        self._sums[name][1] += events
-        if signed:
-            self._positive[name] = self._positive.get(name, 0) + int(positive.sum())
+        if name in self._maps:  # through wiring, what passes follows from the layer before it
+            totals, steps = self._tally(counts, self._maps[name], self._ranges[name]).numpy(), self._totals[name]
+            steps[step] = steps[step] + totals if step in steps else totals
         return counts
 
-    def layers(self) -> list[LayerCounts]:
-        """Tallies so far, a row a layer with synapses, in order."""
-        rows = []
-        for name, layer in self.network.layers.items():
-            if isinstance(layer, Encoder | SpikingLayer | Readout):
-                rows.append(self._row(name, layer))
-        return rows
+    def layers(self, step: int | None = None) -> list[LayerCounts]:
+        """Tallies so far, a row a layer with synapses, in order; of one time step, or of all."""
+        return [
+            self._row(name, layer, step)
+            for name, layer in self.network.layers.items()
+            if isinstance(layer, Encoder | SpikingLayer | Readout)
+        ]
 
-    def _passed(self, wire: str) -> Tensor:
-        """Spikes and events at each position of a wire, float64 (2, ...).
+    def _sums(self, name: str, step: int | None) -> Totals:
+        """Spikes, events and positive spikes of a wire against each of its maps, int64 (3, K)."""
+        chosen = [totals for at, totals in self._totals[name].items() if step in (None, at)]
+        return sum(chosen, np.zeros((3, len(self._maps[name])), dtype=np.int64))
 
-        Through wiring, such as a sum-pool, each spike passes by itself: those of opposite sign do not cancel.
-        """
-        layer = self.network.layers[wire]
-        if isinstance(layer, Wiring):
-            sources = [self._passed(source).to(torch.int64) for source in self.network.nodes[wire].inputs]
-            return layer(*sources).double()  # type: ignore[no-any-return]
-        if wire not in self._sums:
-            return torch.zeros(2, *self.network.wire_shape(wire), dtype=torch.float64)
-        return self._sums[wire]
-
-    def _row(self, name: str, layer: Encoder | SpikingLayer | Readout) -> LayerCounts:
+    def _row(self, name: str, layer: Encoder | SpikingLayer | Readout, step: int | None) -> LayerCounts:
         node = self.network.nodes[name]
         levels = 1 if isinstance(layer, Readout) else layer.grid.levels
-        sops = dict.fromkeys(CONVENTIONS, 0)
-        if not isinstance(layer, Encoder):
-            totals = self._operations(name)
-            for key, convention in CONVENTIONS.items():
-                if isinstance(layer, SpikingLayer) or convention.readout:
-                    sops[key] = convention.factor(levels) * totals[convention.of, convention.zeros]
-        spikes, events = (int(total) for total in self._passed(name).reshape(2, -1).sum(1))
-        positive = self._positive.get(name, spikes)
+        received = sum(
+            (self._sums(sender, step)[:2, column : column + 2] for sender, column in self._columns[name]),
+            np.zeros((2, 2), dtype=np.int64),
+        ).tolist()  # rows: spikes, events; columns: weights of 0 left out, counted
+        sops = {
+            key: convention.factor(levels) * received[convention.of == "events"][convention.zeros]
+            if isinstance(layer, SpikingLayer) or convention.readout
+            else 0
+            for key, convention in CONVENTIONS.items()
+        }
+        spikes, events, positive = (0, 0, 0) if isinstance(layer, Readout) else self._sums(name, step)[:, 0].tolist()
         if node.origin is not None and node.origin.side < 0:
             positive = 0
         units = torch.Size(node.shape).numel()
         return LayerCounts(
             name, _kind(layer), units, levels, positive, spikes - positive, events, sops, self._macs[name]
         )
-
-    def _operations(self, name: str) -> dict[tuple[str, bool], int]:
-        """Spikes and events times fan-out, connections of weight 0 counted or not."""
-        totals = torch.zeros(2, 2, dtype=torch.float64)
-        for fan_outs, wire in zip(self._fan_outs[name], self.network.nodes[name].inputs, strict=True):
-            totals += self._passed(wire).reshape(2, -1) @ fan_outs
-        spikes, events = ([int(number) for number in row] for row in totals)
-        return dict(zip(itertools.product(("spikes", "events"), (False, True)), (*spikes, *events), strict=True))
 
 
 def _kind(layer: Encoder | SpikingLayer | Readout) -> Literal["encoder", "spiking", "readout"]:
@@ -203,18 +188,36 @@ def _mirrored(network: SpikingNetwork) -> set[str]:
     return {n for n, origin in origins.items() if origin.side < 0 and (origin.module, origin.call) in positive}
 
 
-def _targets(network: SpikingNetwork) -> list[tuple[str, SpikingLayer | Readout, tuple[str, ...]]]:
-    return [
-        (name, layer, network.nodes[name].inputs)
-        for name, layer in network.layers.items()
-        if isinstance(layer, SpikingLayer | Readout)
-    ]
+def _synapses(network: SpikingNetwork) -> Iterator[tuple[str, Branch, str]]:
+    """Every layer that receives spikes, each of its branches, and the wire that this reads."""
+    for name, layer in network.layers.items():
+        if isinstance(layer, SpikingLayer | Readout):
+            for branch, wire in zip(layer.branches, network.nodes[name].inputs, strict=True):
+                yield name, branch, wire
 
 
-def _fan_outs(branch: Branch, shape: tuple[int, ...]) -> Tensor:
-    """Fan-out of a branch at each position, without and with connections of weight 0; float64 (positions, 2)."""
-    maps = [branch.synapse.fan_out(shape, zeros).cpu() for zeros in (False, True)]
-    return torch.stack(maps, -1).reshape(-1, 2).double()
+def _spread(network: SpikingNetwork, wire: str, fan_outs: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Fan-out maps (2, ...) of a wire as those of the layers whose spikes reach it: the adjoint of the wiring between.
+
+    Through wiring, such as a sum-pool, each spike passes by itself: those of opposite sign do not cancel.
+    """
+    layer = network.layers[wire]
+    if not isinstance(layer, Wiring):
+        yield wire, fan_outs
+        return
+    sources = network.nodes[wire].inputs
+    with torch.enable_grad():
+        inputs = [torch.zeros(2, *network.wire_shape(s), dtype=torch.float64, requires_grad=True) for s in sources]
+        moved = [x.to(fan_outs.device) for x in inputs]
+        spread = torch.autograd.grad(layer(*moved), inputs, fan_outs)
+    for source, own in zip(sources, spread, strict=True):
+        yield from _spread(network, source, own.round())
+
+
+def _stacked(maps: list[Tensor]) -> Tensor:
+    """Maps side by side, (K, ...), channels last in memory as the counts mostly are."""
+    stacked = torch.stack(maps)
+    return stacked.contiguous(memory_format=torch.channels_last) if stacked.ndim == 4 else stacked
 
 
 def _layer_macs(network: SpikingNetwork, name: str) -> int:
@@ -243,27 +246,26 @@ def _encoder_macs(encoder: Encoder, shape: tuple[int, ...]) -> int:
     return macs
 
 
-def tally_dense(counts: Tensor, signed: bool, graded: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums over the batch at each position: |count|, counts other than 0, and counts above 0; int64 on the CPU.
+def tally_dense(counts: Tensor, maps: Tensor, within: tuple[int, int]) -> Tensor:
+    """As ``Tally`` says, on any device.
 
-    The batch is read once, a part at a time that stays in the cache, in the order it lies in memory; sums
-    are products with ones. float32 adds integers exactly below 2^24, more than any batch of units can reach.
+    The batch is read once, a part at a time that stays in the cache, in the order it lies in memory; sums over the
+    images are products with ones. float32 adds integers exactly below 2^24, more than any batch of units can reach.
     """
+    signed, graded = within[0] < 0, max(within[1], -within[0]) > 1
     last = counts.ndim == 4 and counts.is_contiguous(memory_format=torch.channels_last)
-    rows = counts.permute(0, 2, 3, 1) if last else counts
-    flat = rows.reshape(len(rows), -1)
-    totals = torch.zeros(3, flat.shape[1], device=flat.device)
+    flat, weights = ((x.permute(0, 2, 3, 1) if last else x).reshape(len(x), -1) for x in (counts, maps))
+    sums = torch.zeros(3, flat.shape[1], device=flat.device)
     part = max(1, PART // flat.shape[1])
     ones = torch.ones(part, device=flat.device)
     with exact_arithmetic(flat.device):
         for first in range(0, len(flat), part):
             some = flat[first : first + part].float()
             one, size = ones[: len(some)], some.abs() if signed else some
-            totals[0].addmv_(size.T, one)
+            sums[0].addmv_(size.T, one)
             if graded:
-                totals[1].addmv_(size.clamp(max=1).T, one)
+                sums[1].addmv_(size.clamp(max=1).T, one)
             if signed:
-                totals[2].addmv_(some.clamp(min=0).T, one)
-    spikes, events, positive = totals.to("cpu", torch.int64).reshape(3, *rows.shape[1:])
-    maps = (spikes, events if graded else spikes, positive)
-    return maps if not last else (maps[0].permute(2, 0, 1), maps[1].permute(2, 0, 1), maps[2].permute(2, 0, 1))
+                sums[2].addmv_(some.clamp(min=0).T, one)
+        sums[1:] = torch.stack([sums[1 if graded else 0], sums[2 if signed else 0]])
+        return (sums.double() @ weights.double().T).to("cpu", torch.int64)

@@ -208,10 +208,10 @@ class SumPool2d(nn.Module):
         self.kernel, self.stride, self.padding = tuple(kernel), tuple(stride), tuple(padding)
 
     def forward(self, counts: Tensor) -> Tensor:
-        """Sums, int32; int64 stays int64."""
+        """Sums, int32; floats stay floats."""
         padded = functional.pad(counts.double(), self.padding)
         summed = functional.avg_pool2d(padded, self.kernel, self.stride, divisor_override=1)
-        return summed.round().to(torch.int64 if counts.dtype == torch.int64 else torch.int32)
+        return summed if counts.is_floating_point() else summed.round().to(torch.int32)
 
     def extra_repr(self) -> str:
         return f"kernel={self.kernel}, stride={self.stride}, padding={self.padding}"

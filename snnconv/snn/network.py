@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from snnconv.config import Preprocessing
 from snnconv.errors import ConversionError
-from snnconv.snn.layers import Encoder, Readout, SpikingLayer, Unit
+from snnconv.snn.layers import Encoder, Readout, SpikingLayer, SumPool2d, Unit
 
 INPUT = "input"
 """Name of the wire that carries the analog input."""
@@ -150,6 +150,16 @@ class SpikingNetwork(nn.Module):
     def wire_shape(self, wire: str) -> tuple[int, ...]:
         """Shape of what a wire carries for one image."""
         return self.header.shape if wire == INPUT else self.nodes[wire].shape
+
+    def count_range(self, wire: str) -> tuple[int, int]:
+        """Smallest and largest count that a wire may carry."""
+        layer = self.layers[wire]
+        if isinstance(layer, Encoder | SpikingLayer):
+            return -layer.grid.negative, layer.grid.positive
+        ranges = [self.count_range(source) for source in self.nodes[wire].inputs]
+        low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+        window = layer.kernel[0] * layer.kernel[1] if isinstance(layer, SumPool2d) else 1
+        return low * window, high * window
 
     def on(self, device: torch.device) -> SpikingNetwork:
         """This network where it lies on the device already, else a copy there."""

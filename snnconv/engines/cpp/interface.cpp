@@ -1,12 +1,15 @@
 // The C interface: plans are built here, calls are passed to the best instruction set of the processor.
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <vector>
 
 #include "kernels.h"
+#include "team.hpp"
 
 using namespace snnconv;
 
@@ -16,6 +19,7 @@ constexpr int32_t LONGEST_RUN = 9;
 constexpr int32_t FIRST_CACHE = 40 * 1024;  // bytes of weights used together
 constexpr int32_t POSITIONS = 64;           // output positions that share weights, at least
 constexpr int32_t BYTE = 127;
+constexpr int32_t PARTS = 4;                  // a thread
 
 // Bytes that begin where a cache line does, so that no load crosses two.
 template <class T>
@@ -169,6 +173,17 @@ struct Sizes {
     int64_t all() const { return entries + ends + segments + sums + ordered; }
 };
 
+// A batch in parts: several a thread, so that none waits long for another, of whole multiples of `unit` items.
+struct Division {
+    int64_t size, parts;
+    Division(const Team &team, int64_t items, int64_t unit) {
+        const int64_t wanted = std::max<int64_t>(1, team.threads > 1 ? PARTS * int64_t{team.threads} : 1);
+        const int64_t units = (items + unit - 1) / unit;
+        size = std::max<int64_t>(1, (units + wanted - 1) / wanted) * unit;
+        parts = (items + size - 1) / size;
+    }
+};
+
 }  // namespace
 
 #if defined(_WIN32)
@@ -178,7 +193,7 @@ struct Sizes {
 #endif
 
 
-SNNCONV_API int32_t snnconv_interface() { return 1; }
+SNNCONV_API int32_t snnconv_interface() { return 2; }
 
 // Name of the kernels this processor runs, best first; null after the last.
 SNNCONV_API const char *snnconv_kernels(int32_t number) {
@@ -246,52 +261,119 @@ SNNCONV_API void *snnconv_prepare(const char *kernels, const Geometry *shape, co
 
 SNNCONV_API void snnconv_release(void *layer) { delete static_cast<Layer *>(layer); }
 
-// Working memory of one call [bytes].
+// Working memory of one thread [bytes].
 SNNCONV_API int64_t snnconv_scratch(const void *layer) { return Sizes(*static_cast<const Layer *>(layer)).all(); }
 
 // Counts (int8) or potentials (int16), (images, out_height, out_width, out_channels).
 // Returns 0, or 1 where there is no memory to work in.
-SNNCONV_API int32_t snnconv_convolve(const void *handle, const int8_t *counts, void *out, int64_t images) {
+SNNCONV_API int32_t snnconv_convolve(const Team *team, const void *handle, const int8_t *counts, uint8_t *out,
+                                     int64_t images) {
     const Layer &layer = *static_cast<const Layer *>(handle);
+    const Geometry &g = layer.plan.shape;
     const Sizes sizes(layer);
-    const std::unique_ptr<uint8_t[]> memory(new (std::nothrow) uint8_t[sizes.all() + 64]);
-    if (!memory) return 1;
-    uint8_t *start = memory.get() + (64 - reinterpret_cast<uintptr_t>(memory.get()) % 64) % 64;
-    Scratch scratch;
-    scratch.sums = reinterpret_cast<int16_t *>(start);
-    scratch.entries = reinterpret_cast<Entry *>(start += sizes.sums);
-    scratch.ends = reinterpret_cast<uint16_t *>(start += sizes.entries);
-    scratch.segments = reinterpret_cast<int32_t *>(start += sizes.ends);
-    scratch.ordered = reinterpret_cast<int8_t *>(start += sizes.segments);
-    layer.kernels->convolve(layer.plan, scratch, counts, out, images);
-    return 0;
+    const int64_t step = int64_t{g.height} * g.width * g.channels;
+    const int64_t out_step = int64_t{g.out_height} * g.out_width * g.out_channels *
+                             static_cast<int64_t>(layer.plan.thresholds ? sizeof(int8_t) : sizeof(int16_t));
+    const Division division(*team, images, layer.plan.chunk);
+    std::atomic<int32_t> failed{0};
+    share(*team, division.parts, [&](Parts &parts) {
+        int64_t part;
+        if (!parts.take(part)) return;
+        const std::unique_ptr<uint8_t[]> memory(new (std::nothrow) uint8_t[sizes.all() + 64]);
+        if (!memory) {
+            failed = 1;
+            return;
+        }
+        uint8_t *start = memory.get() + (64 - reinterpret_cast<uintptr_t>(memory.get()) % 64) % 64;
+        Scratch scratch;
+        scratch.sums = reinterpret_cast<int16_t *>(start);
+        scratch.entries = reinterpret_cast<Entry *>(start += sizes.sums);
+        scratch.ends = reinterpret_cast<uint16_t *>(start += sizes.entries);
+        scratch.segments = reinterpret_cast<int32_t *>(start += sizes.ends);
+        scratch.ordered = reinterpret_cast<int8_t *>(start += sizes.segments);
+        do {
+            const int64_t first = part * division.size;
+            layer.kernels->convolve(layer.plan, scratch, counts + first * step, out + first * out_step,
+                                    std::min(division.size, images - first));
+        } while (parts.take(part));
+    });
+    return failed;
 }
 
+// Counts of analog inputs, (images, out_height, out_width, out_channels).
 // Returns 0, or 1 where there is no memory to work in.
-SNNCONV_API int32_t snnconv_encode(const char *kernels, const Encoder *encoder, const float *pixels, int8_t *counts,
-                                   int64_t images) {
-    const int64_t taps = int64_t{encoder->kernel_height} * encoder->kernel_width * encoder->channels;
-    const std::unique_ptr<float[]> patches(new (std::nothrow) float[2 * taps]());
-    if (!patches) return 1;
-    find(kernels)->encode(*encoder, pixels, patches.get(), counts, images);
-    return 0;
+SNNCONV_API int32_t snnconv_encode(const Team *team, const char *kernels, const Encoder *encoder, const float *pixels,
+                                   int8_t *counts, int64_t images) {
+    const Encoder &e = *encoder;
+    const int64_t taps = int64_t{e.kernel_height} * e.kernel_width * e.channels;
+    const int64_t step = int64_t{e.height} * e.width * e.channels;
+    const int64_t out_step = int64_t{e.out_height} * e.out_width * e.out_channels;
+    const Division division(*team, images, 1);
+    std::atomic<int32_t> failed{0};
+    share(*team, division.parts, [&](Parts &parts) {
+        const std::unique_ptr<float[]> patches(new (std::nothrow) float[PATCHES * taps]());
+        if (!patches) {
+            failed = 1;
+            return;
+        }
+        for (int64_t part; parts.take(part);) {
+            const int64_t first = part * division.size;
+            find(kernels)->encode(e, pixels + first * step, patches.get(), counts + first * out_step,
+                                  std::min(division.size, images - first));
+        }
+    });
+    return failed;
 }
 
-SNNCONV_API void snnconv_combine(const char *kernels, const Addend *addends, int32_t number, const int64_t *constant,
-                     const int64_t *thresholds, int32_t levels, int32_t negative, int32_t channels, int64_t positions,
-                     int8_t *counts) {
-    find(kernels)->combine(addends, number, constant, thresholds, levels, negative, channels, positions, counts);
+// Counts of units with several branches; `units` of an image.
+SNNCONV_API void snnconv_combine(const Team *team, const char *kernels, const Addend *addends, int32_t number,
+                                 const int64_t *constant, const int64_t *thresholds, int32_t levels, int32_t negative,
+                                 int32_t channels, int64_t positions, int8_t *counts) {
+    const Division division(*team, positions, POSITIONS);
+    share(*team, division.parts, [&](Parts &parts) {
+        std::vector<Addend> moved(addends, addends + number);
+        for (int64_t part; parts.take(part);) {
+            const int64_t first = part * division.size * channels;
+            for (int32_t i = 0; i < number; i++)
+                moved[i].values = static_cast<const uint8_t *>(addends[i].values) + first * addends[i].bytes;
+            find(kernels)->combine(moved.data(), number, constant, thresholds, levels, negative, channels,
+                                   std::min(division.size, positions - part * division.size), counts + first);
+        }
+    });
 }
 
-SNNCONV_API void snnconv_tally(const char *kernels, const int8_t *counts, int64_t images, int64_t units, int32_t *spikes,
-                   int32_t *events, int32_t *positive) {
-    find(kernels)->tally(counts, images, units, spikes, events, positive);
+// Sums over images and units of |count| * map, [count != 0] * map and max(count, 0) * map, for each of the maps
+// (number, units): totals (3, number). `wanted` says which of the three are summed up; no |count| exceeds `largest`.
+SNNCONV_API void snnconv_tally(const Team *team, const char *kernels, const int8_t *counts, int64_t images,
+                               int64_t units, int32_t largest, const int32_t *maps, int64_t number, const bool *wanted,
+                               int64_t *totals) {
+    const Division division(*team, units, TALLIED);
+    std::mutex adding;
+    share(*team, division.parts, [&](Parts &parts) {
+        std::vector<int64_t> own(3 * number);
+        for (int64_t part; parts.take(part);) {
+            const int64_t stop = std::min(units, (part + 1) * division.size);
+            for (int64_t first = part * division.size; first < stop; first += TALLIED)
+                find(kernels)->tally(counts, images, units, first, 255 / largest, maps, number, wanted, own.data());
+        }
+        const std::lock_guard<std::mutex> lock(adding);
+        for (int64_t i = 0; i < 3 * number; i++) totals[i] += own[i];
+    });
 }
 
-SNNCONV_API void snnconv_remove_spikes(const char *kernels, const int8_t *counts, int8_t *out, const int64_t *images,
-                                       int64_t number, int64_t channels, int64_t positions, uint64_t key, uint64_t bound,
-                                       int32_t positive) {
-    find(kernels)->remove_spikes(counts, out, images, number, channels, positions, key, bound, positive);
+// Counts after each spike was lost with probability bound / 2^32; `images` holds each image's index in its data set.
+SNNCONV_API void snnconv_remove_spikes(const Team *team, const char *kernels, const int8_t *counts, int8_t *out,
+                                       const int64_t *images, int64_t number, int64_t channels, int64_t positions,
+                                       uint64_t key, uint64_t bound, int32_t positive) {
+    const Division division(*team, number, 1);
+    share(*team, division.parts, [&](Parts &parts) {
+        for (int64_t part; parts.take(part);) {
+            const int64_t first = part * division.size, place = first * channels * positions;
+            find(kernels)->remove_spikes(counts + place, out + place, images + first,
+                                         std::min(division.size, number - first), channels, positions, key, bound,
+                                         positive);
+        }
+    });
 }
 
 // Python looks for this name when it loads an extension on Windows.

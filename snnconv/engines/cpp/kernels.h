@@ -81,6 +81,9 @@ struct Addend {
     int32_t bytes;
 };
 
+constexpr int TALLIED = 256;   // units that a tally works on at a time
+constexpr int PATCHES = 8;     // that the encoder works on at a time, at most
+
 struct Kernels {
     const char *name;
     int32_t width;
@@ -89,8 +92,8 @@ struct Kernels {
                    int64_t images);
     void (*combine)(const Addend *, int32_t addends, const int64_t *constant, const int64_t *thresholds, int32_t levels,
                     int32_t negative, int32_t channels, int64_t positions, int8_t *counts);
-    void (*tally)(const int8_t *counts, int64_t images, int64_t units, int32_t *spikes, int32_t *events,
-                  int32_t *positive);
+    void (*tally)(const int8_t *counts, int64_t images, int64_t units, int64_t first, int64_t room, const int32_t *maps,
+                  int64_t number, const bool *wanted, int64_t *totals);
     void (*remove_spikes)(const int8_t *counts, int8_t *out, const int64_t *images, int64_t number, int64_t channels,
                           int64_t positions, uint64_t key, uint64_t bound, int32_t positive);
 };

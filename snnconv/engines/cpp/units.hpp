@@ -4,35 +4,42 @@
 namespace snnconv {
 namespace {
 
-constexpr int STRIP = 64;  // output channels, or units, worked on at a time
+constexpr int STRIP = 64;  // units with several branches worked on at a time
+constexpr int SUMS = PATCHES;  // vectors of sums that the encoder's inner loop keeps
 
 // What the taps see from one position, zeros beyond the border.
 inline void gather(const Encoder &e, const float *pixels, int32_t y, int32_t x, float *patch) {
-    for (int32_t ky = 0; ky < e.kernel_height; ky++)
-        for (int32_t kx = 0; kx < e.kernel_width; kx++, patch += e.channels) {
-            const int32_t row = y * e.stride_y + ky - e.top, column = x * e.stride_x + kx - e.left;
-            const bool inside = row >= 0 && row < e.height && column >= 0 && column < e.width;
-            const float *from = pixels + (int64_t{row} * e.width + column) * e.channels;
-            for (int32_t c = 0; c < e.channels; c++) patch[c] = inside ? from[c] : 0.0f;
+    const int32_t left = x * e.stride_x - e.left, across = e.kernel_width * e.channels;
+    for (int32_t ky = 0; ky < e.kernel_height; ky++, patch += across) {
+        const int32_t row = y * e.stride_y + ky - e.top;
+        const bool inside = row >= 0 && row < e.height;
+        if (inside && left >= 0 && left + e.kernel_width <= e.width) {
+            std::memcpy(patch, pixels + (int64_t{row} * e.width + left) * e.channels, across * sizeof(float));
+            continue;
         }
+        for (int32_t kx = 0; kx < e.kernel_width; kx++)
+            for (int32_t c = 0; c < e.channels; c++) {
+                const int32_t column = left + kx;
+                const bool there = inside && column >= 0 && column < e.width;
+                patch[kx * e.channels + c] = there ? pixels[(int64_t{row} * e.width + column) * e.channels + c] : 0.0f;
+            }
+    }
 }
 
-// Values in float32 of `Isa::width` output channels, for two patches that lie one behind the other.
-template <class Isa>
-void values(const Encoder &e, const float *patches, int32_t taps, int32_t first, Vector<float, Isa::width / 4> (*z)[4]) {
-    constexpr int lanes = Isa::width / 4;
-    using Floats = Vector<float, lanes>;
-    Floats left[4], right[4];
-    for (int i = 0; i < 4; i++) left[i] = right[i] = load<Floats>(e.shift + first + i * lanes);
+// Values in float32 of `vectors` vectors of output channels, for SUMS / vectors patches that lie one behind the other.
+template <class Floats, int vectors>
+void values(const Encoder &e, const float *patches, int32_t taps, int32_t first, Floats (*z)[vectors]) {
+    constexpr int lanes = sizeof(Floats) / sizeof(float), pixels = SUMS / vectors;
+    Floats sums[pixels][vectors];
+    for (int i = 0; i < vectors; i++)
+        for (int p = 0; p < pixels; p++) sums[p][i] = load<Floats>(e.shift + first + i * lanes);
     const float *weights = e.folded + first;
     for (int32_t tap = 0; tap < taps; tap++, weights += e.padded_channels)
-        for (int i = 0; i < 4; i++) {
+        for (int i = 0; i < vectors; i++) {
             const Floats weight = load<Floats>(weights + i * lanes);
-            left[i] += patches[tap] * weight;
-            right[i] += patches[taps + tap] * weight;
+            for (int p = 0; p < pixels; p++) sums[p][i] += patches[p * taps + tap] * weight;
         }
-    std::memcpy(z[0], left, sizeof left);
-    std::memcpy(z[1], right, sizeof right);
+    std::memcpy(z, sums, sizeof sums);
 }
 
 // Count of one unit, decided in float64: scale * potential / divisor + offset against the grid.
@@ -47,45 +54,40 @@ inline int8_t decide(const Encoder &e, const float *patch, int32_t taps, int32_t
     return static_cast<int8_t>(fired);
 }
 
-// Counts of `Isa::width` output channels from their values; again in float64 where one lies as near to a boundary as
-// the rounding in float32 may reach, or is no number.
+// Counts of a vector of output channels from their values; again in float64 where one lies as near to a boundary as the
+// rounding in float32 may reach, or is no number.
 template <class Isa>
-void decide_all(const Encoder &e, const Vector<float, Isa::width / 4> *values, const float *patch, int32_t taps,
-                int32_t first, float largest, int8_t *counts) {
-    constexpr int strip = Isa::width, lanes = Isa::width / 4;
+void decide_all(const Encoder &e, Vector<float, Isa::width / 4> z, const float *patch, int32_t taps, int32_t first,
+                float largest, int8_t *counts) {
+    constexpr int lanes = Isa::width / 4;
     using Floats = Vector<float, lanes>;
     using Masks = Vector<int32_t, lanes>;
-    int8_t fired[strip];
-    int32_t near[strip];
-    Masks any = {};
-    for (int i = 0; i < 4; i++) {
-        const int32_t channel = first + i * lanes;
-        const Floats z = values[i];
-        const Floats error = load<Floats>(e.error_slope + channel) * largest + load<Floats>(e.error_shift + channel);
-        Floats nearest = error + 1.0f;
-        Masks sum = fill<Masks>(-e.negative);
-        for (int32_t level = 0; level < e.levels; level++) {
-            const Floats over = z - e.limits[level];
-            const Floats distance = over < Floats{} ? -over : over;
-            nearest = distance < nearest ? distance : nearest;
-            sum -= over >= Floats{};
-        }
-        const Masks close = ~(nearest > error) | (z != z);
-        any |= close;
-        store(near + i * lanes, close);
-        Isa::narrow(sum, fired + i * lanes);
+    const Floats error = load<Floats>(e.error_slope + first) * largest + load<Floats>(e.error_shift + first);
+    Floats nearest = error + 1.0f;
+    Masks sum = fill<Masks>(-e.negative);
+    for (int32_t level = 0; level < e.levels; level++) {
+        const Floats over = z - e.limits[level];
+        const Floats distance = over < Floats{} ? -over : over;
+        nearest = distance < nearest ? distance : nearest;
+        sum -= over >= Floats{};
     }
-    const int32_t number = e.out_channels - first < strip ? e.out_channels - first : strip;
+    const Masks near = ~(nearest > error) | (z != z);
+    int8_t fired[lanes];
+    Isa::narrow(sum, fired);
+    const int32_t number = e.out_channels - first < lanes ? e.out_channels - first : lanes;
     int32_t some = 0;
-    for (int lane = 0; lane < lanes; lane++) some |= any[lane];
+    for (int lane = 0; lane < lanes; lane++) some |= near[lane];
     if (some)
         for (int32_t i = 0; i < number; i++)
             if (near[i]) fired[i] = decide(e, patch, taps, first + i);
     std::memcpy(counts + first, fired, number);
 }
 
-template <class Isa>
-void encode(const Encoder &e, const float *pixels, float *patches, int8_t *counts, int64_t images) {
+// The encoder with `vectors` vectors of output channels at a time.
+template <class Isa, int vectors>
+void encode_strips(const Encoder &e, const float *pixels, float *patches, int8_t *counts, int64_t images) {
+    using Floats = Vector<float, Isa::width / 4>;
+    constexpr int lanes = Isa::width / 4, together = SUMS / vectors;
     const int32_t taps = e.kernel_height * e.kernel_width * e.channels;
     const int64_t size = int64_t{e.height} * e.width * e.channels;
     for (int64_t image = 0; image < images; image++, pixels += size) {
@@ -95,18 +97,28 @@ void encode(const Encoder &e, const float *pixels, float *patches, int8_t *count
             largest = magnitude > largest ? magnitude : largest;
         }
         for (int32_t y = 0; y < e.out_height; y++)
-            for (int32_t x = 0; x < e.out_width; x += 2) {
-                const int32_t both = x + 1 < e.out_width ? 2 : 1;
-                for (int32_t i = 0; i < both; i++) gather(e, pixels, y, x + i, patches + i * taps);
-                for (int32_t first = 0; first < e.out_channels; first += Isa::width) {
-                    Vector<float, Isa::width / 4> z[2][4];
-                    values<Isa>(e, patches, taps, first, z);
-                    for (int32_t i = 0; i < both; i++)
-                        decide_all<Isa>(e, z[i], patches + i * taps, taps, first, largest, counts + i * e.out_channels);
+            for (int32_t x = 0; x < e.out_width; x += together) {
+                const int32_t some = e.out_width - x < together ? e.out_width - x : together;
+                for (int32_t p = 0; p < some; p++) gather(e, pixels, y, x + p, patches + p * taps);
+                for (int32_t first = 0; first < e.out_channels; first += vectors * lanes) {
+                    Floats z[together][vectors];
+                    values<Floats, vectors>(e, patches, taps, first, z);
+                    for (int32_t p = 0; p < some; p++)
+                        for (int i = 0; i < vectors && first + i * lanes < e.out_channels; i++)
+                            decide_all<Isa>(e, z[p][i], patches + p * taps, taps, first + i * lanes, largest,
+                                            counts + p * e.out_channels);
                 }
-                counts += both * e.out_channels;
+                counts += some * e.out_channels;
             }
     }
+}
+
+template <class Isa>
+void encode(const Encoder &e, const float *pixels, float *patches, int8_t *counts, int64_t images) {
+    constexpr int lanes = Isa::width / 4;
+    if (e.out_channels <= lanes) return encode_strips<Isa, 1>(e, pixels, patches, counts, images);
+    if (e.out_channels <= 2 * lanes) return encode_strips<Isa, 2>(e, pixels, patches, counts, images);
+    encode_strips<Isa, 4>(e, pixels, patches, counts, images);
 }
 
 // Count of each unit with several branches: Z = sum of multiplier * value + constant, against 64-bit thresholds.
@@ -138,41 +150,41 @@ void combine(const Addend *addends, int32_t number, const int64_t *constant, con
         }
 }
 
-// Sums over the images at each unit: |count| and, where there is a place for them, counts other than 0, counts above 0.
+// Over a strip of units and all images, add to `totals` for each map the sums of |count| * map and, where wanted, of
+// [count != 0] * map and max(count, 0) * map: (kind, map). `room` images' counts fit into a byte.
 template <class Isa>
-void tally(const int8_t *counts, int64_t images, int64_t units, int32_t *spikes, int32_t *events, int32_t *positive) {
-    using Bytes = Vector<int8_t, Isa::width>;
-    using Words = Vector<uint16_t, Isa::width / 2>;
-    constexpr int half = Isa::width / 2;
-    for (int64_t first = 0; first < units; first += Isa::width) {
-        const int64_t some = units - first < Isa::width ? units - first : Isa::width;
-        for (int64_t start = 0; start < images; start += 256) {  // 256 counts of at most 127 fit into 16 bits
-            const int64_t stop = images - start < 256 ? images : start + 256;
-            Words sums[3][2] = {};
-            for (int64_t image = start; image < stop; image++) {
-                int8_t padded[Isa::width] = {};
-                const int8_t *from = counts + image * units + first;
-                if (some < Isa::width) {
-                    std::memcpy(padded, from, some);
-                    from = padded;
-                }
-                const Bytes count = load<Bytes>(from), none = {};
-                const Bytes kinds[3] = {count < none ? -count : count, (count != none) & 1, count > none ? count : none};
-                for (int kind = 0; kind < 3; kind++)
-                    if (kind == 0 || (kind == 1 ? events : positive)) {
-                        int8_t bytes[Isa::width];
-                        store(bytes, kinds[kind]);
-                        for (int part = 0; part < 2; part++)
-                            sums[kind][part] +=
-                                __builtin_convertvector(load<Vector<int8_t, half>>(bytes + part * half), Words);
-                    }
+void tally(const int8_t *counts, int64_t images, int64_t units, int64_t first, int64_t room, const int32_t *maps,
+           int64_t number, const bool *wanted, int64_t *totals) {
+    using Bytes = Vector<uint8_t, Isa::width>;
+    using Signed = Vector<int8_t, Isa::width>;
+    constexpr int vectors = TALLIED / Isa::width;
+    const int64_t some = units - first < TALLIED ? units - first : TALLIED;
+    int32_t sums[3][TALLIED] = {};
+    int8_t padded[TALLIED] = {};
+    for (int64_t start = 0; start < images; start += room) {
+        const int64_t stop = images - start < room ? images : start + room;
+        Bytes bytes[3][vectors] = {};
+        for (int64_t image = start; image < stop; image++) {
+            const int8_t *from = counts + image * units + first;
+            if (some < TALLIED) from = static_cast<const int8_t *>(std::memcpy(padded, from, some));
+            for (int v = 0; v < vectors; v++) {
+                const Signed count = load<Signed>(from + v * Isa::width), none = {};
+                bytes[0][v] += reinterpret_cast<Bytes>(count < none ? -count : count);
+                if (wanted[1]) bytes[1][v] -= reinterpret_cast<Bytes>(count != none);
+                if (wanted[2]) bytes[2][v] += reinterpret_cast<Bytes>(count > none ? count : none);
             }
-            int32_t *const places[3] = {spikes, events, positive};
-            for (int kind = 0; kind < 3; kind++)
-                if (places[kind])
-                    for (int64_t i = 0; i < some; i++) places[kind][first + i] += sums[kind][i / half][i % half];
         }
+        uint8_t stored[3][TALLIED];
+        std::memcpy(stored, bytes, sizeof stored);
+        for (int kind = 0; kind < 3; kind++)
+            for (int i = 0; i < TALLIED; i++) sums[kind][i] += stored[kind][i];
     }
+    for (int kind = 0; kind < 3; kind++)
+        for (int64_t map = 0; wanted[kind] && map < number; map++) {
+            int64_t total = 0;
+            for (int64_t i = 0; i < some; i++) total += int64_t{sums[kind][i]} * maps[map * units + first + i];
+            totals[kind * number + map] += total;
+        }
 }
 
 // Word of the counter-based generator SplitMix64 (Steele, Lea, Flood 2014) at a place.
