@@ -210,6 +210,7 @@ def merge_run(run: Run, sample: Sample, batch_size: int = 100, quiet: bool = Fal
     branches = two_branch(model)
     merged = merge_branches(branches)
     merging = compare_merged(branches, merged, sample.images, run.recipe.preprocessing, batch_size, quiet)
+    run.file(MERGED).unlink(missing_ok=True)
     if not merging.failures():
         save_merged(run.file(MERGED), merged, run.recipe)
     return merging

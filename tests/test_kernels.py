@@ -17,10 +17,10 @@ from torch.nn import functional
 from snnconv.cli.main import main
 from snnconv.engines import library, registry
 from snnconv.engines.events import EventsEngine
-from snnconv.engines.kernels import WIDEST, Combination, Convolution, EncoderConvolution, Kernels
+from snnconv.engines.kernels import MOST_INPUTS, WIDEST, Combination, Convolution, EncoderConvolution, Kernels
 from snnconv.engines.library import find_library, kernel_names
 from snnconv.engines.registry import AutoEngine, choose_engine
-from snnconv.errors import ConfigError
+from snnconv.errors import ConfigError, ConversionError, DataError
 from snnconv.grids import Grid, k_b_grid
 from snnconv.snn.counting import tally_dense
 from snnconv.snn.layers import Branch, Encoder, SpikingSum, Stage
@@ -245,14 +245,59 @@ def test_counts_depend_neither_on_threads_nor_on_the_batch() -> None:
 
 
 @built
-def test_a_kernel_with_a_wrong_table_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wider_range_of_counts_is_another_table_of_the_same_sums() -> None:
     synapse = LinearSynapse(numbers(-1, 1, (20, 30), draw(3)))
     counts = numbers(0, 4, (4, 30), draw(4))
-    wrong = Convolution(synapse, torch.ones(20), (30,), (20,), (-1, 4), Kernels())
-    wrong_range = Convolution(synapse, torch.ones(20), (30,), (20,), (0, 4), Kernels())
-    assert torch.equal(wrong(counts), wrong_range(counts))  # a wider range is another table of the same sums
-    shifted = Convolution(synapse, torch.ones(20), (30,), (20,), (0, 5), Kernels())
-    assert not torch.equal(shifted(counts).long(), (counts.long() + 1) @ synapse.weight.long().T)
+    for within in ((0, 4), (-1, 4), (0, 9), (-20, 30)):
+        ready = Convolution(synapse, torch.ones(20), (30,), (20,), within, Kernels())
+        assert torch.equal(ready(counts).long(), counts.long() @ synapse.weight.long().T)
+
+
+@built
+def test_inputs_of_another_shape_are_refused_before_any_kernel_reads_them() -> None:
+    network = random_network(1)
+    _, height, width = network.header.shape
+    for engine in ("reference", "dense", "events", "auto"):
+        with pytest.raises(DataError, match="the network takes"):
+            choose_engine(network, engine).run(torch.rand(2, 2, height - 1, width))
+        assert choose_engine(network, engine).run(torch.zeros(0, *network.header.shape)).shape == (0, network.classes)
+
+
+@built
+def test_only_whole_orders_of_channels_are_taken() -> None:
+    def fits(*order: int) -> bool:
+        synapse = Conv2dSynapse(numbers(-1, 1, (8, len(order), 1, 1), draw(0)), channels=order)
+        return Convolution.fits(synapse, (0, 1), 4)
+
+    assert fits(3, 1, 0, 2)
+    assert not fits(0, 1)
+    assert not fits(2, 2, 0, 1)
+    for order in ((-1, 0, 1, 2), (0, 1, 2)):
+        with pytest.raises(ConversionError, match="must name one from 0 on for each of the 4"):
+            Conv2dSynapse(numbers(-1, 1, (8, 4, 1, 1), draw(0)), channels=order)
+
+
+@built
+def test_the_longest_list_is_summed_right_and_no_longer_one_is_taken() -> None:
+    synapse = LinearSynapse(numbers(-1, 1, (4, MOST_INPUTS), draw(0)) * 0)
+    synapse.weight[:, -9:] = 1
+    assert Convolution.fits(synapse, (0, 1))
+    ready = Convolution(synapse, torch.ones(4), (MOST_INPUTS,), (4,), (0, 1), Kernels())
+    assert ready(torch.ones(2, MOST_INPUTS, dtype=torch.int8)).tolist() == [[9] * 4] * 2
+    longer = LinearSynapse(torch.zeros(4, MOST_INPUTS + 1, dtype=torch.int8))
+    assert not Convolution.fits(longer, (0, 1))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no library"])
+def test_another_build_that_is_none_is_refused(
+    content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "kernels.so"
+    if content is not None:
+        other.write_bytes(content)
+    monkeypatch.setenv("SNNCONV_KERNELS", str(other))
+    with pytest.raises(ConfigError, match="where no file is" if content is None else "damaged or no build"):
+        find_library()
 
 
 @built
@@ -260,6 +305,10 @@ def test_working_memory_is_bounded_and_known() -> None:
     synapse = Conv2dSynapse(numbers(-1, 1, (64, 64, 3, 3), draw(0)), padding=(1, 1, 1, 1))
     ready = Convolution(synapse, torch.ones(64), (64, 24, 24), (64, 24, 24), (0, 4), Kernels())
     assert 2 * 64 * 24 * 24 < ready.scratch < 2**20
+    whole = Conv2dSynapse(numbers(-1, 1, (32, 32, 112, 112), draw(0)))
+    assert Convolution(whole, torch.ones(32), (32, 112, 112), (32, 1, 1), (0, 1), Kernels()).scratch < 2**22
+    depthwise = Conv2dSynapse(numbers(-1, 1, (64, 1, 3, 3), draw(0)), padding=(1, 1, 1, 1), groups=64)
+    assert Convolution(depthwise, torch.ones(64), (64, 112, 112), (64, 112, 112), (0, 1), Kernels()).scratch < 2**26
 
 
 @built

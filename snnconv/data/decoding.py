@@ -130,7 +130,7 @@ def _centre(image: Image.Image, side: int | None, path: Path) -> Tensor:
         raise DataError(
             f"{path} has {width}x{height} pixels, less than the crop of {side}: set preprocessing.resize to enlarge it"
         )
-    left, top = (width - side) // 2, (height - side) // 2
+    left, top = round((width - side) / 2), round((height - side) / 2)  # as torchvision's CenterCrop
     return _pixels(image.crop((left, top, left + side, top + side)))
 
 

@@ -17,7 +17,7 @@ from snnconv.engines.encoder import FastEncoder
 from snnconv.engines.layered import LayeredEngine, Step
 from snnconv.snn.exact import exact_dtype
 from snnconv.snn.layers import Encoder, MaxPool2d, Readout, SpikingLayer, channelwise
-from snnconv.snn.neurons import ladder_step
+from snnconv.snn.neurons.ladder import ladder_step
 from snnconv.snn.synapses import IdentitySynapse
 
 

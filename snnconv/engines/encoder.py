@@ -40,7 +40,7 @@ class FastEncoder:
         synapse = branch.synapse
         assert isinstance(synapse, Conv2dSynapse)
         self.encoder, self.branch, self.grid, self.synapse = encoder, branch, grid, synapse
-        spacing = _spacing(grid)
+        spacing = grid.spacing
         factor = branch.scale / (branch.divisor * spacing)
         weight = self.synapse.weight.double() * factor.reshape(-1, 1, 1, 1)
         bias = (branch.offset - grid.boundaries[0]) / spacing + 1
@@ -58,7 +58,7 @@ class FastEncoder:
             return False
         left, right, top, bottom = branch.synapse.padding
         plain = branch.synapse.groups == 1 and branch.synapse.dilation == (1, 1) and branch.synapse.channels is None
-        return plain and (left, top) == (right, bottom) and _spacing(encoder.grid) > 0
+        return plain and (left, top) == (right, bottom) and encoder.grid.spacing > 0
 
     def __call__(self, x: Tensor) -> Tensor:
         """Counts, float32 (N, C, H, W), of analog inputs."""
@@ -95,13 +95,3 @@ def _only_branch(encoder: Encoder) -> Branch | None:
     """The encoder's branch, where that is all it has."""
     branch = encoder.stages[0].branch if len(encoder.stages) == 1 else None
     return branch if branch is not None and branch.synapse.weight.ndim == 4 else None
-
-
-def _spacing(grid: Grid) -> float:
-    """Distance of neighbouring boundaries; 0 where it is not the same everywhere."""
-    if not all(math.isfinite(boundary) for boundary in grid.boundaries):
-        return 0.0
-    if grid.levels == 1:
-        return grid.step
-    gaps = [b - a for a, b in zip(grid.boundaries, grid.boundaries[1:], strict=False)]
-    return gaps[0] if max(gaps) - min(gaps) <= 1e-12 * max(gaps) else 0.0

@@ -66,9 +66,9 @@ def event_step(network: SpikingNetwork, name: str, kernels: Kernels) -> Step | N
     ranges = [network.count_range(wire) for wire in node.inputs]
     shapes = [network.wire_shape(wire) for wire in node.inputs]
     synapses = [branch.synapse for branch in layer.branches]
-    for synapse, counts in zip(synapses, ranges, strict=True):
+    for synapse, counts, shape in zip(synapses, ranges, shapes, strict=True):
         passes = isinstance(synapse, IdentitySynapse) and max(counts[1], -counts[0]) <= MAX_LEVELS
-        if not passes and not Convolution.fits(synapse, counts):
+        if not passes and not Convolution.fits(synapse, counts, shape[0]):
             return None
     if len(synapses) == 1 and not isinstance(synapses[0], IdentitySynapse):
         ladder = layer.neuron.thresholds, layer.grid.negative
@@ -86,4 +86,3 @@ def event_step(network: SpikingNetwork, name: str, kernels: Kernels) -> Step | N
         return total(*(wire if part is None else part(wire) for part, wire in zip(parts, wires, strict=True)))
 
     return Step("events", run, torch.int8)
-

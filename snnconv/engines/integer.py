@@ -8,8 +8,9 @@ and the ladder rides on the call as a requantization,
 where this is proven for every channel (``affine.fit_rounding``). Elsewhere the call gives potentials, which meet their
 thresholds one by one; so do sums of several branches.
 
-oneDNN takes unsigned bytes. Where counts start at low < 0 they are stored as count - low, and it takes the surplus back
-(a zero point). Two limits keep every sum exact on every x86 processor:
+oneDNN takes unsigned bytes. Where counts start at low < 0 they are stored as count - low, border included; every sum is
+then too large by -low * sum w, which thresholds and potentials take back. (oneDNN's own zero point gives wrong sums for
+some shapes.) Two limits keep every sum exact on every x86 processor:
 
 * Without VNNI two products are added in 16 bits and saturate: 2 max|w| (high - low) <= 2^15 - 1. Unsigned counts pass
   with any weight, 2 * 127 * 127 = 32258, signed ones with ternary weights at least, 2 * 1 * 254.
@@ -33,7 +34,7 @@ from snnconv.grids import MAX_LEVELS
 from snnconv.snn.exact import exact_dtype
 from snnconv.snn.layers import SpikingLayer, channelwise
 from snnconv.snn.network import SpikingNetwork
-from snnconv.snn.neurons import ladder_step
+from snnconv.snn.neurons.ladder import ladder_step
 from snnconv.snn.synapses import Conv2dSynapse, IdentitySynapse, LinearSynapse, Synapse
 
 OPERATORS = ("qconv_prepack", "qconv2d_pointwise", "qlinear_prepack", "qlinear_pointwise")
@@ -51,7 +52,7 @@ class IntegerSynapse:
         sign: What its weights are multiplied by, (C_out,), -1, 0 or 1.
         shape: Shape of one input, (C, H, W) or (C,).
         counts: Smallest and largest incoming count.
-        rounding: The ladder as ``affine.fit_rounding`` gives it; None leaves potentials.
+        rounding: The ladder as ``rounding_of`` gives it for these counts; None leaves potentials.
         codes: Smallest and largest count of the ladder.
     """
 
@@ -67,6 +68,9 @@ class IntegerSynapse:
         weight = synapse.weight * sign.to(torch.int8).reshape(-1, *[1] * (synapse.weight.ndim - 1))
         ones, zeros = torch.ones(len(weight)), torch.zeros(len(weight), dtype=torch.int32)
         self._surplus = max(0, -counts[0])
+        self._lift: Tensor | None = None
+        if self._surplus and rounding is None:
+            self._lift = lift(synapse, sign, counts).float().reshape(1, -1, *[1] * (weight.ndim - 2))
         self._order: tuple[int, ...] | None = None
         self._border: tuple[int, ...] = (0, 0, 0, 0)
         self._geometry: tuple[object, ...] = ()
@@ -75,12 +79,12 @@ class IntegerSynapse:
             if synapse.groups == 1 and self._order is not None and sorted(self._order) == list(range(shape[0])):
                 weight, self._order = weight[:, torch.tensor(self._order).argsort()], None
             left, right, top, bottom = synapse.padding
-            if (left, top) != (right, bottom):
+            if (left, top) != (right, bottom) or self._surplus:
                 self._border, left, top = synapse.padding, 0, 0
             high, wide = shape[1] + sum(self._border[2:]), shape[2] + sum(self._border[:2])
             self._geometry = list(synapse.stride), [top, left], list(synapse.dilation), synapse.groups
             size = [1, weight.shape[1] * synapse.groups, high, wide]
-            packed = torch.ops.onednn.qconv_prepack(weight, ones, 1.0, self._surplus, *self._geometry, size)
+            packed = torch.ops.onednn.qconv_prepack(weight, ones, 1.0, 0, *self._geometry, size)
             self._operator = torch.ops.onednn.qconv2d_pointwise
         else:
             packed = torch.ops.onednn.qlinear_prepack(weight, None)
@@ -110,8 +114,8 @@ class IntegerSynapse:
         stored = counts.view(torch.uint8)
         if self._surplus:
             stored = stored + self._surplus  # bytes of negative counts wrap to where they belong
-        sent: Tensor = self._operator(stored, 1.0, self._surplus, *self._weight, *self._geometry, 1.0, 0, *self._out)
-        return sent
+        sent: Tensor = self._operator(stored, 1.0, 0, *self._weight, *self._geometry, 1.0, 0, *self._out)
+        return sent if self._lift is None else sent - self._lift
 
 
 def has_operators() -> bool:
@@ -121,9 +125,17 @@ def has_operators() -> bool:
     return bool(usable) and all(hasattr(torch.ops.onednn, name) for name in OPERATORS)
 
 
-def rounding_of(layer: SpikingLayer) -> Affine | None:
-    """The ladder of a layer of one branch as a requantization, where it is proven."""
-    return fit_rounding(layer.neuron.thresholds, layer.grid.negative, *slope_and_reach(layer))
+def lift(synapse: Synapse, sign: Tensor, counts: tuple[int, int]) -> Tensor:
+    """What storing counts as count - low adds to each channel's sum, int64 (C_out,)."""
+    return max(0, -counts[0]) * synapse.weight.to(torch.int64).flatten(1).sum(1) * sign.to(torch.int64)
+
+
+def rounding_of(layer: SpikingLayer, counts: tuple[int, int]) -> Affine | None:
+    """The ladder of a layer of one branch as a requantization of its lifted sums, where it is proven."""
+    synapse, sign = layer.branches[0].synapse, layer.multipliers[0]
+    slope, _ = slope_and_reach(layer)
+    reach = synapse.reaches(counts[1] - min(counts[0], 0)) * sign.abs()
+    return fit_rounding(layer.neuron.thresholds + lift(synapse, sign, counts), layer.grid.negative, slope, reach)
 
 
 def integer_step(network: SpikingNetwork, name: str) -> Step | None:
@@ -137,7 +149,7 @@ def integer_step(network: SpikingNetwork, name: str) -> Step | None:
     if not any(fit) or any(max(high, -low) > MAX_LEVELS for low, high in ranges):
         return None
     if len(synapses) == 1:
-        rounding, codes = rounding_of(layer), (-layer.grid.negative, layer.grid.positive)
+        rounding, codes = rounding_of(layer, ranges[0]), (-layer.grid.negative, layer.grid.positive)
         only = IntegerSynapse(synapses[0], layer.multipliers[0], shapes[0], ranges[0], rounding, codes)
         if rounding is not None:
             return Step("integer", only, torch.int8)

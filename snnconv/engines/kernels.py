@@ -21,13 +21,16 @@ from snnconv.snn import counting, noise
 from snnconv.snn.layers import Encoder, SpikingLayer
 from snnconv.snn.synapses import Conv2dSynapse, LinearSynapse, Synapse
 
+NO_MEMORY = "there is no memory left for the kernels' work: close other programs, or take --engine dense"
 WIDEST = 2**15 - 2
 """Largest potential whose thresholds fit into 16 bits."""
 MOST_VALUES = 63
 """So many values may a count take: a table of 16 bytes for each pair of them, found by 16 bits."""
 
 STRIP = 64
-"""Channels that the encoder's kernel takes at a time."""
+"""Channels that the encoder's kernel takes at a time, at most."""
+MOST_INPUTS = 2 * 65535
+"""So many channels may a list have: their pairs are numbered by 16 bits."""
 
 
 class Kernels:
@@ -149,14 +152,22 @@ class Convolution:
             _pointer(order),
             _pointer(above),
         )
+        if self._handle is None:
+            raise ConfigError(NO_MEMORY)
         weakref.finalize(self, kernels.library.snnconv_release, self._handle)
 
     @staticmethod
-    def fits(synapse: Synapse, counts: tuple[int, int]) -> bool:
-        """Whether the kernels can run a synapse: ternary codes, tables and potentials that fit."""
+    def fits(synapse: Synapse, counts: tuple[int, int], channels: int | None = None) -> bool:
+        """Whether the kernels can run a synapse: ternary codes; tables, lists and potentials that fit.
+
+        Of ``channels`` that come in each must be read once; None: there are as many as are read.
+        """
         if not isinstance(synapse, Conv2dSynapse | LinearSynapse) or not synapse.integer:
             return False
-        few = counts[1] - counts[0] + 1 <= MOST_VALUES and synapse.fan_in < 2**17
+        few = counts[1] - counts[0] + 1 <= MOST_VALUES and synapse.weight.shape[1] <= MOST_INPUTS
+        if isinstance(synapse, Conv2dSynapse):
+            order = synapse.channels
+            few = few and (order is None or sorted(order) == list(range(channels or len(order))))
         ternary = int(synapse.weight.to(torch.int16).abs().max()) <= 1
         return few and ternary and synapse.reach(max(counts[1], -counts[0])) <= WIDEST
 
@@ -283,7 +294,7 @@ def _empty(images: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 def _check(failed: int) -> None:
     if failed:
-        raise ConfigError("there is no memory for the events of a batch: take a smaller --batch-size")
+        raise ConfigError(NO_MEMORY)
 
 
 def _pointer(tensor: Tensor | None) -> int | None:

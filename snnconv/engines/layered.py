@@ -39,7 +39,10 @@ class Step:
 
 
 class LayeredEngine:
-    """Runs a network step by step; equal to its plain forward bit for bit.
+    """Runs a network step by step; equal to its plain forward bit for bit from the first counts on.
+
+    An encoder's value that lies on a boundary to within the rounding of float64 may be decided either way, since the order
+    of its sum is the engine's affair.
 
     Where a layer can be run in several ways, all give the same counts; on the first batch each is timed on the counts
     at hand, and the fastest stays.
@@ -84,6 +87,9 @@ class LayeredEngine:
     @torch.inference_mode()
     def run(self, x: Tensor, taps: tuple[Tap, ...] = ()) -> Tensor:
         """Logits, float64 (N, classes), of preprocessed images; taps as in ``SpikingNetwork.forward``."""
+        self.network.require_shape(x)
+        if not len(x):
+            return torch.zeros(0, self.network.classes, dtype=torch.float64, device=self.device)
         x = x.to(self.device)
         wires = {INPUT: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x}
         last = next(reversed(self._ways))

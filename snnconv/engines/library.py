@@ -96,11 +96,16 @@ def find_library() -> ctypes.CDLL | None:
     """The compiled kernels beside this file; None where they were not built or are of another release.
 
     ``$SNNCONV_KERNELS`` names another build, such as one with sanitizers.
+
+    Raises:
+        ConfigError: the file named there is missing, or a file is no build of the kernels.
     """
     names = [f"_kernels{suffix}" for suffix in EXTENSION_SUFFIXES]
     places = [Path(__file__).parent / name for name in names]
     if other := os.environ.get("SNNCONV_KERNELS"):
         places = [Path(other)]
+        if not places[0].is_file():
+            raise ConfigError(f"$SNNCONV_KERNELS names {other}, where no file is: unset it, or build the kernels there")
     return next((_open(place) for place in places if place.is_file()), None)
 
 
@@ -133,10 +138,15 @@ def find_parallel() -> int | None:
 
 @cache
 def _open(path: Path) -> ctypes.CDLL | None:
-    handle = ctypes.CDLL(str(path))
-    for name, (result, arguments) in _SIGNATURES.items():
-        function = getattr(handle, name)
-        function.restype, function.argtypes = result, arguments
-        if name == "snnconv_interface" and function() != INTERFACE:
-            return None
+    try:
+        handle = ctypes.CDLL(str(path))
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(handle, name)
+            function.restype, function.argtypes = result, arguments
+            if name == "snnconv_interface" and function() != INTERFACE:
+                return None
+    except (OSError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is damaged or no build of snnconv's kernels: install snnconv again, or unset $SNNCONV_KERNELS"
+        ) from error
     return handle

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from snnconv.config import Preprocessing
-from snnconv.errors import ConversionError
+from snnconv.errors import ConversionError, DataError
 from snnconv.snn.layers import Encoder, Readout, SpikingLayer, SumPool2d, Unit
 
 INPUT = "input"
@@ -20,7 +20,8 @@ INPUT = "input"
 Tap = Callable[[str, Tensor, int], Tensor]
 """Called with each layer's name, the counts it sends and the time step; returns the counts that travel on.
 
-Noise changes them, observers return them as they are, verification puts the ANN's codes in their place.
+Noise changes them, observers return them as they are, verification puts the ANN's codes in their place. What a tap
+returns has the shape it was given and stays within ``SpikingNetwork.count_range`` of the wire: engines rely on it.
 """
 
 
@@ -115,7 +116,11 @@ class SpikingNetwork(nn.Module):
         Args:
             x: Preprocessed images.
             taps: Called in order on what every layer but the readout sends.
+
+        Raises:
+            DataError: images of another shape.
         """
+        self.require_shape(x)
         wires = {INPUT: x}
         for name, layer in self.layers.items():
             sent = layer(*(wires[wire] for wire in self.nodes[name].inputs))
@@ -125,6 +130,15 @@ class SpikingNetwork(nn.Module):
                 sent = tap(name, sent, 0)
             wires[name] = sent
         raise AssertionError("unreachable: the constructor demands a readout")
+
+    def require_shape(self, x: Tensor) -> None:
+        """Refuse inputs of another shape than the network was made for.
+
+        Raises:
+            DataError: they have one.
+        """
+        if tuple(x.shape[1:]) != tuple(self.header.shape):
+            raise DataError(f"inputs are of shape {list(x.shape[1:])}; the network takes {list(self.header.shape)}")
 
     def units(self) -> Iterator[tuple[str, Unit]]:
         """Layers that fire, in order: the encoder and the spiking layers."""

@@ -127,8 +127,11 @@ class Conv2dSynapse(Synapse):
         padding: (left, right, top, bottom).
         dilation: (vertical, horizontal).
         groups: Number of channel groups.
-        channels: Order in which the input's channels are read; None reads them as they come.
+        channels: Number of the input's channel that is read at each place; None reads them as they come.
         lines: Lines that each group reads.
+
+    Raises:
+        ConversionError: a channel for each place of all groups is not named.
     """
 
     def __init__(
@@ -144,6 +147,10 @@ class Conv2dSynapse(Synapse):
         super().__init__(weight, lines)
         self.stride, self.padding, self.dilation = tuple(stride), tuple(padding), tuple(dilation)
         self.groups = groups
+        if channels is not None and (len(channels) != groups * weight.shape[1] or min(channels) < 0):
+            raise ConversionError(
+                f"channels {list(channels)} must name one from 0 on for each of the {groups * weight.shape[1]} that are read"
+            )
         self.channels = None if channels is None else tuple(channels)
 
     def connect(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -10,9 +10,7 @@
 namespace snnconv {
 namespace {
 
-constexpr int LONGEST_RUN = 9;
 constexpr int LIST_CHANNELS = 64;  // channels that Isa::list takes at a time
-constexpr int BYTE = 127;
 
 // List the pairs of one pixel's channels, of one channel group.
 template <class Isa>

@@ -15,10 +15,10 @@ using namespace snnconv;
 
 namespace {
 
-constexpr int32_t LONGEST_RUN = 9;
 constexpr int32_t FIRST_CACHE = 40 * 1024;  // bytes of weights used together
 constexpr int32_t POSITIONS = 64;           // output positions that share weights, at least
-constexpr int32_t BYTE = 127;
+constexpr int64_t SPILL = 32;                // entries that listing may write behind a list, where later ones go
+constexpr int64_t LISTS = 2 * 1024 * 1024;  // bytes of lists that a thread keeps, where one image needs no more
 constexpr int32_t PARTS = 4;                  // a thread
 
 // Bytes that begin where a cache line does, so that no load crosses two.
@@ -164,7 +164,7 @@ struct Sizes {
         const Geometry &g = plan.shape;
         const int64_t lists = int64_t{plan.chunk} * g.height * g.width * g.groups;
         const int64_t units = int64_t{plan.chunk} * g.out_height * g.out_width * plan.blocks * g.groups * layer.kernels->width;
-        entries = rounded(lists * plan.list_room * static_cast<int64_t>(sizeof(Entry)));
+        entries = rounded((lists * plan.list_room + SPILL) * static_cast<int64_t>(sizeof(Entry)));
         ends = rounded(lists * plan.segment_room * static_cast<int64_t>(sizeof(uint16_t)));
         segments = rounded(lists * static_cast<int64_t>(sizeof(int32_t)));
         sums = rounded(units * static_cast<int64_t>(sizeof(int16_t)));
@@ -217,8 +217,9 @@ SNNCONV_API int32_t snnconv_width(const char *kernels) { return find(kernels)->w
 // Make a layer ready. Codes are (out_channels, channels / groups, kernel height, kernel width), in -1 .. 1; order is
 // null or the channel read at each place; thresholds are (levels, out_channels), each exceeded by the potentials at
 // which its level fires, or null where the potentials themselves are wanted.
+// Returns null where there is no memory.
 SNNCONV_API void *snnconv_prepare(const char *kernels, const Geometry *shape, const int8_t *codes, const int32_t *order,
-                      const int16_t *thresholds) {
+                                  const int16_t *thresholds) try {
     auto layer = std::make_unique<Layer>();
     Plan &plan = layer->plan;
     const Geometry &g = plan.shape = *shape;
@@ -229,8 +230,10 @@ SNNCONV_API void *snnconv_prepare(const char *kernels, const Geometry *shape, co
     plan.blocks = (g.out_channels / g.groups + width - 1) / width;
     plan.span = g.high - g.low + 1;
     plan.flush = std::max(1, BYTE / (2 * largest));
+    plan.list_room = plan.pairs;
+    const int64_t lists = int64_t{g.height} * g.width * g.groups * plan.list_room * static_cast<int64_t>(sizeof(Entry));
     plan.chunk = (POSITIONS + g.out_height * g.out_width - 1) / (g.out_height * g.out_width);
-    plan.list_room = plan.pairs + 32;
+    plan.chunk = static_cast<int32_t>(std::clamp<int64_t>(LISTS / lists, 1, plan.chunk));
     plan.segment_room = plan.pairs / plan.flush + 2 * (plan.pairs / 32 + 1) + 1;
     const std::vector<Slot> slots = ordered_slots(g, plan.blocks);
     const int32_t together = std::clamp(FIRST_CACHE / (plan.pairs * width), 1, LONGEST_RUN);
@@ -257,6 +260,8 @@ SNNCONV_API void *snnconv_prepare(const char *kernels, const Geometry *shape, co
     plan.runs = layer->runs.data();
     plan.targets = layer->targets.data();
     return layer.release();
+} catch (const std::bad_alloc &) {
+    return nullptr;
 }
 
 SNNCONV_API void snnconv_release(void *layer) { delete static_cast<Layer *>(layer); }

@@ -81,6 +81,8 @@ struct Addend {
     int32_t bytes;
 };
 
+constexpr int LONGEST_RUN = 9;  // slots that are added to at once
+constexpr int BYTE = 127;       // largest sum of a segment
 constexpr int TALLIED = 256;   // units that a tally works on at a time
 constexpr int PATCHES = 8;     // that the encoder works on at a time, at most
 
