@@ -66,6 +66,16 @@ class Grid:
         """Largest magnitude of a code."""
         return max(self.positive, self.negative)
 
+    @property
+    def spacing(self) -> float:
+        """Distance of neighbouring boundaries, or the step where there is one boundary; 0 where they are uneven."""
+        if not all(math.isfinite(boundary) for boundary in self.boundaries):
+            return 0.0
+        if self.levels == 1:
+            return self.step
+        gaps = [b - a for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)]
+        return gaps[0] if max(gaps) - min(gaps) <= 1e-12 * max(gaps) else 0.0
+
     def code(self, z: float) -> int:
         """Code of one value, by the definition above."""
         fired = sum(z >= b if shut else z > b for b, shut in zip(self.boundaries, self.closed, strict=True))

@@ -19,7 +19,6 @@ import math
 import torch
 from torch import Tensor
 
-from snnconv.grids import Grid
 from snnconv.snn.layers import Branch, Encoder
 from snnconv.snn.synapses import Conv2dSynapse
 

@@ -41,8 +41,8 @@ class Step:
 class LayeredEngine:
     """Runs a network step by step; equal to its plain forward bit for bit from the first counts on.
 
-    An encoder's value that lies on a boundary to within the rounding of float64 may be decided either way, since the order
-    of its sum is the engine's affair.
+    An encoder's value that lies on a boundary to within the rounding of float64 may be decided either way, since the
+    order of its sum is the engine's affair.
 
     Where a layer can be run in several ways, all give the same counts; on the first batch each is timed on the counts
     at hand, and the fastest stays.

@@ -69,9 +69,9 @@ class AutoEngine(LayeredEngine):
         return [step for step in (event, kernel, integer, dense) if step is not None]
 
     def _step(self, name: str, incoming: list[Tensor]) -> Step:
-        if name not in self._steps:
-            if not isinstance(self.network.layers[name], Encoder):  # whose float64 sums may be rounded differently
-                require_agreement(name, self._ways[name], incoming)
+        float_sums = isinstance(self.network.layers[name], Encoder)  # which may be rounded differently
+        if name not in self._steps and not float_sums:
+            require_agreement(name, self._ways[name], incoming)
         return super()._step(name, incoming)
 
     @property
