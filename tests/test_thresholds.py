@@ -16,7 +16,7 @@ from samples import TWTA
 from snnconv.errors import ConversionError
 from snnconv.grids import Grid, k_b_grid
 from snnconv.snn.layers import Branch
-from snnconv.snn.neurons import LadderNeuron, ladder_step
+from snnconv.snn.neurons.ladder import LadderNeuron, ladder_step
 from snnconv.snn.synapses import LinearSynapse
 from snnconv.snn.thresholds import Ladder, derive_ladder
 

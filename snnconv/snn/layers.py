@@ -16,7 +16,7 @@ from torch.nn import functional
 from snnconv.errors import ConversionError
 from snnconv.grids import Grid
 from snnconv.snn.exact import exact_arithmetic, exact_dtype
-from snnconv.snn.neurons import LadderNeuron
+from snnconv.snn.neurons.ladder import LadderNeuron
 from snnconv.snn.synapses import Conv2dSynapse, LinearSynapse, Padding, Pair, Synapse
 from snnconv.snn.thresholds import derive_ladder
 
@@ -102,6 +102,11 @@ class SpikingLayer(nn.Module):
         Returns:
             float32 where its 24 bits hold every reachable sum, int64 for several branches, else float64.
         """
+        current = self.current(*counts)
+        return current if len(self.branches) == 1 else current + channelwise(self.constant, current)
+
+    def current(self, *counts: Tensor) -> Tensor:
+        """What counts add to the potential: Z without its constant C, in the same dtype."""
         with exact_arithmetic(counts[0].device):
             parts = [
                 branch.synapse.potential(x.to(exact_dtype(reach)))
@@ -109,9 +114,9 @@ class SpikingLayer(nn.Module):
             ]
         if len(parts) == 1:
             return parts[0] * channelwise(self.multipliers[0], parts[0]).to(parts[0].dtype)
-        total = channelwise(self.constant, parts[0])
+        total = torch.zeros_like(parts[0], dtype=torch.int64)
         for multiplier, part in zip(self.multipliers, parts, strict=True):
-            total = total + channelwise(multiplier, part) * part.to(torch.int64)
+            total += channelwise(multiplier, part) * part.to(torch.int64)
         return total
 
     def forward(self, *counts: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Spiking neurons: pure step functions in thin shells on SpikingJelly's MemoryModule."""
+"""The ladder: L threshold neurons a unit, one time step."""
 
 from __future__ import annotations
 

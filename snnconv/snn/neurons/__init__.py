@@ -1,0 +1,1 @@
+"""Spiking neurons: pure step functions in thin shells on SpikingJelly's MemoryModule."""
