@@ -23,7 +23,6 @@ from benchmarks.subjects import Subject
 from snnconv.config import Preprocessing
 from snnconv.data.images import Images
 from snnconv.data.preprocessing import preprocess
-from snnconv.engines.layered import LayeredEngine
 from snnconv.engines.registry import ENGINES, choose_engine
 from snnconv.snn.simulation import Simulation, simulate
 
@@ -103,7 +102,7 @@ class Spiking:
     @property
     def choices(self) -> dict[str, str]:
         """Whose way each layer takes."""
-        return self.engine.choices if isinstance(self.engine, LayeredEngine) else {}
+        return self.engine.choices
 
     def run(self) -> float:
         self.simulation = simulate(self.engine, self.subject.images, batch_size=self.batch)

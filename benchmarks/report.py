@@ -56,6 +56,7 @@ def markdown(result: Result) -> str:
     best = engines[0] if engines else None
     if best is not None:
         head += [f"{best} / ANN", f"{best} / SpikingJelly", f"{best} synops/s", f"{best} MB", "ANN MB"]
+    head.append("SpikingJelly: same class")
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for network, rows in _by_network(result).items():
         first = next(iter(rows.values()))
@@ -63,6 +64,7 @@ def markdown(result: Result) -> str:
         cells += [f"{rows[name]['images_per_second']:,.0f}" if name in rows else NOTHING for name in (*NAMES, *engines)]
         if best is not None:
             cells += _of_engine(rows[best], rows[ANN]) if best in rows else [NOTHING] * 5
+        cells.append(f"{100 * rows[SPIKINGJELLY]['agreement']:.1f} %")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", _caption(result)])
 
@@ -165,8 +167,8 @@ def _caption(result: Result) -> str:
     return (
         f"Images a second, medians; ratios are medians (quartiles) within a round. {_conditions(result)}. ANNs in "
         "float32, batch norms folded, channels_last, the ANN with ReLU eager or as a graph, whichever is faster. "
-        "SpikingJelly: its own modules and neurons, T = L steps of a rate code, in its fastest form, whose predictions "
-        "are not always those of the quantized ANN. Engines count spikes and synaptic operations meanwhile. Loading, "
+        "SpikingJelly: its own modules and neurons, T = L steps of a rate code, in its fastest form; the last column says "
+        "how often its class is that of the quantized ANN, whose classes the engines all give. Engines count spikes and synaptic operations meanwhile. Loading, "
         "conversion and one pass to warm up are not timed; preprocessing is. MB: peak of a process of its own."
     )
 

@@ -100,17 +100,16 @@ class Synapse(nn.Module, ABC):
         Returns:
             int64, of the input's shape.
         """
-        connected = torch.ones_like(self.weight, dtype=torch.float64)
-        if not zeros:
-            connected = (self.weight != 0).double()
+        connected = torch.ones_like(self.weight, dtype=torch.bool) if zeros else self.weight != 0
+        joined = self._joined(connected).double()
         with torch.enable_grad():
             x = torch.zeros(1, *shape, dtype=torch.float64, device=self.weight.device, requires_grad=True)
-            (targets,) = torch.autograd.grad(self.connect(x, self._joined(connected)).sum(), x)
+            (targets,) = torch.autograd.grad(self.connect(x, joined).sum(), x)
         return targets[0].round().to(torch.int64)
 
-    def _joined(self, weight: Tensor) -> Tensor:
-        """A weight of fewer outputs with the same sum over all outputs."""
-        return weight
+    def _joined(self, connected: Tensor) -> Tensor:
+        """Numbers of connections of a weight's shape but with fewer outputs: summed over those of a group."""
+        return connected
 
     def out_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of one output for one input of this shape."""
@@ -161,8 +160,8 @@ class Conv2dSynapse(Synapse):
             x, left, top = functional.pad(x, self.padding), 0, 0
         return functional.conv2d(x, weight, bias, self.stride, (top, left), self.dilation, self.groups)
 
-    def _joined(self, weight: Tensor) -> Tensor:
-        return weight.reshape(self.groups, -1, *weight.shape[1:]).sum(1)
+    def _joined(self, connected: Tensor) -> Tensor:
+        return connected.reshape(self.groups, -1, *connected.shape[1:]).sum(1)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -185,8 +184,8 @@ class LinearSynapse(Synapse):
     def connect(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return functional.linear(x, weight, bias)
 
-    def _joined(self, weight: Tensor) -> Tensor:
-        return weight.sum(0, keepdim=True)
+    def _joined(self, connected: Tensor) -> Tensor:
+        return connected.sum(0, keepdim=True)
 
     @property
     def settings(self) -> dict[str, Any]:

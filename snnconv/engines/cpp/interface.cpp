@@ -173,11 +173,13 @@ struct Sizes {
     int64_t all() const { return entries + ends + segments + sums + ordered; }
 };
 
-// A batch in parts: several a thread, so that none waits long for another, of whole multiples of `unit` items.
+// A batch in parts: several a thread, so that none waits long for another, of whole multiples of `unit` items where
+// there are enough of these for all.
 struct Division {
     int64_t size, parts;
     Division(const Team &team, int64_t items, int64_t unit) {
-        const int64_t wanted = std::max<int64_t>(1, team.threads > 1 ? PARTS * int64_t{team.threads} : 1);
+        const int64_t threads = std::max<int64_t>(1, team.threads), wanted = threads > 1 ? PARTS * threads : 1;
+        unit = std::clamp<int64_t>((items + threads - 1) / threads, 1, unit);
         const int64_t units = (items + unit - 1) / unit;
         size = std::max<int64_t>(1, (units + wanted - 1) / wanted) * unit;
         parts = (items + size - 1) / size;
