@@ -196,13 +196,13 @@ def test_the_table_goes_between_its_marks(tmp_path: Path) -> None:
     row = {
         "network": "net", "levels": 4, "weights": "run net", "pixels": "random", "images_per_second": 1234.0,
         "times_ann": 2.5, "times_ann_quartiles": [2.25, 2.75], "times_spikingjelly": 9.0, "sops_per_second": 5e9,
-        "peak_memory_mb": None,
+        "peak_memory_mb": None, "agreement": 0.5,
     }  # fmt: skip
     rows = [row | {"engine": name} for name in ("ann", "quantized-ann", "spikingjelly", "auto")]
     about = {"processor": "CPU", "threads": 2, "date": "2026-01-01", "packages": {"torch": "2"}, "load_before": 0.1}
     about["kernels"] = ["avx2"]
     result = {"rows": rows, "environment": about, "batch_size": 10, "images": 20, "rounds": 3}
-    line = "| net | 4 | run net | 1,234 | 1,234 | 1,234 | 1,234 | **2.50** (2.25-2.75) | 9.0 | 5.00 G | - | - |"
+    line = "| net | 4 | run net | 1,234 | 1,234 | 1,234 | 1,234 | **2.50** (2.25-2.75) | 9.0 | 5.00 G | - | - | 50.0 % |"
     assert line in markdown(result).splitlines()
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")

@@ -188,12 +188,7 @@ struct Division {
 
 }  // namespace
 
-#if defined(_WIN32)
-#define SNNCONV_API extern "C" __declspec(dllexport)
-#else
 #define SNNCONV_API extern "C" __attribute__((visibility("default")))
-#endif
-
 
 SNNCONV_API int32_t snnconv_interface() { return 2; }
 
@@ -382,6 +377,3 @@ SNNCONV_API void snnconv_remove_spikes(const Team *team, const char *kernels, co
         }
     });
 }
-
-// Python looks for this name when it loads an extension on Windows.
-SNNCONV_API void *PyInit__kernels() { return nullptr; }
