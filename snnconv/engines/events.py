@@ -1,8 +1,8 @@
 """The events engine: compiled kernels on the CPU that skip silent units; see ``cpp/convolve.hpp``.
 
 A layer is one call or a few: ternary convolutions and dense layers with their ladders fused, sums of several
-branches in 64-bit integers, the encoder in float32 and once more in float64 where that could be wrong. What has no kernel (pools, the readout, weights of more than
-two bits, potentials beyond 16 bits) runs as in ``dense``.
+branches in 64-bit integers, the encoder in float32 and once more in float64 where that could be wrong. What has no
+kernel (pools, the readout, weights of more than two bits, potentials beyond 16 bits) runs as in ``dense``.
 """
 
 from __future__ import annotations
