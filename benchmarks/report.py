@@ -167,9 +167,10 @@ def _caption(result: Result) -> str:
     return (
         f"Images a second, medians; ratios are medians (quartiles) within a round. {_conditions(result)}. ANNs in "
         "float32, batch norms folded, channels_last, the ANN with ReLU eager or as a graph, whichever is faster. "
-        "SpikingJelly: its own modules and neurons, T = L steps of a rate code, in its fastest form; the last column says "
-        "how often its class is that of the quantized ANN, whose classes the engines all give. Engines count spikes and synaptic operations meanwhile. Loading, "
-        "conversion and one pass to warm up are not timed; preprocessing is. MB: peak of a process of its own."
+        "SpikingJelly: its own modules and neurons, T = L steps of a rate code, in its fastest form; the last column "
+        "says how often its class is that of the quantized ANN, whose classes the engines all give. Engines count "
+        "spikes and synaptic operations meanwhile. Loading, conversion and one pass to warm up are not timed; "
+        "preprocessing is. MB: peak of a process of its own."
     )
 
 

@@ -349,13 +349,13 @@ SNNCONV_API void snnconv_combine(const Team *team, const char *kernels, const Ad
 SNNCONV_API void snnconv_tally(const Team *team, const char *kernels, const int8_t *counts, int64_t images,
                                int64_t units, int32_t largest, const int32_t *maps, int64_t number, const bool *wanted,
                                int64_t *totals) {
-    const Division division(*team, units, TALLIED);
+    const Division division(*team, (units + TALLIED - 1) / TALLIED, 1);  // whole blocks: the kernel takes no less
     std::mutex adding;
     share(*team, division.parts, [&](Parts &parts) {
         std::vector<int64_t> own(3 * number);
         for (int64_t part; parts.take(part);) {
-            const int64_t stop = std::min(units, (part + 1) * division.size);
-            for (int64_t first = part * division.size; first < stop; first += TALLIED)
+            const int64_t stop = std::min(units, (part + 1) * division.size * TALLIED);
+            for (int64_t first = part * division.size * TALLIED; first < stop; first += TALLIED)
                 find(kernels)->tally(counts, images, units, first, 255 / largest, maps, number, wanted, own.data());
         }
         const std::lock_guard<std::mutex> lock(adding);
