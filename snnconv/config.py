@@ -48,6 +48,10 @@ TERMS = (1, 2, 4)
 """How many ternary weights residual expansion may add up."""
 
 
+OWN = "own"
+"""Quantization of a network of the user's own, whose quantizers are in its code."""
+
+
 @dataclass(frozen=True)
 class Quantization:
     """What a network computes with. Its name is one of
@@ -59,6 +63,7 @@ class Quantization:
       many terms) and by ``-fflf`` or ``-fqlq`` (first and last layer float or quantized);
     * ``twta``, ``twba``, ``bwba``, ``sttn``: the published systems of these names; ``twba3`` and ``bwba3`` with the
       three-level activation that the released code ships;
+    * ``own``: that of a network of the user's own, which says by itself how it is quantized;
     * ``sttn-k<k>B<B>``: ``sttn`` with the stream between its blocks quantized to multiples of 2^-k in -B..B, which
       makes it convertible.
 
@@ -120,6 +125,8 @@ class Quantization:
         Raises:
             ConfigError: not one of the names, or k, B or the number of terms outside what is allowed.
         """
+        if name == OWN:
+            return cls(name, tie=tie)
         if name in SCHEMES:
             weights, activations, ends = SCHEMES[name]
             return cls(name, tie=tie, weights=weights, activations=activations, ends=ends)
@@ -189,6 +196,9 @@ class Augmentation(Settings, frozen=True):
     """Random changes of a training image, before the preprocessing.
 
     Attributes:
+        rotation: Largest angle of a rotation about the centre, drawn uniformly from -r .. r [degrees].
+        shear: Largest slant, drawn likewise [degrees].
+        scale: Range of the factor that width and height are stretched by, each by its own.
         pad: Zero border put around the image before the random crop [pixels].
         crop: Side of the random crop, one a sample; None takes none.
         flip: Mirror left and right with probability 1/2.
@@ -198,6 +208,9 @@ class Augmentation(Settings, frozen=True):
             brought to ``crop`` x ``crop``. None takes a crop of the file as ``preprocessing.resize`` leaves it.
     """
 
+    rotation: float = 0.0
+    shear: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
     pad: int = 0
     crop: int | None = None
     flip: bool = False
@@ -212,6 +225,13 @@ class Augmentation(Settings, frozen=True):
             raise ConfigError(
                 f"augmentation: contrast (= {list(self.contrast)}) must be [low, high] with 0 < low <= high"
             )
+        if not 0 <= self.rotation <= 180 or not 0 <= self.shear < 90:
+            raise ConfigError(
+                f"augmentation: rotation (= {self.rotation:g}) must lie in [0, 180] and shear (= {self.shear:g}) in "
+                "[0, 90) degrees"
+            )
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ConfigError(f"augmentation: scale (= {list(self.scale)}) must be [low, high] with 0 < low <= high")
         if self.area is not None and not 0 < self.area[0] <= self.area[1] <= 1:
             raise ConfigError(f"augmentation: area (= {list(self.area)}) must be [low, high] with 0 < low <= high <= 1")
         if self.area is not None and (self.crop is None or self.pad):
@@ -233,6 +253,8 @@ class Training(Settings, frozen=True):
         momentum: Nesterov momentum of ``sgd``.
         weight_decay: L2 penalty.
         label_smoothing: Share of the target spread evenly over the classes.
+        plain_share: Share of the epochs, the last ones, that show the images without augmentation, as the test does
+            (He et al. 2019, arXiv:1909.09148).
         validation: Images held out of the training split to pick the best epoch.
         precision: ``auto`` takes bf16 where the device computes it natively, else fp32.
         distillation: Share of the loss that is the cross-entropy against a teacher's softmax, 0 .. 1.
@@ -249,6 +271,7 @@ class Training(Settings, frozen=True):
     momentum: float = 0.9
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
+    plain_share: float = 0.0
     validation: int = 5000
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     distillation: float = 0.0
@@ -262,6 +285,8 @@ class Training(Settings, frozen=True):
             raise ConfigError(f"training: learning_rate (= {self.learning_rate}) must lie above 0 and up to 100")
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"training: label_smoothing (= {self.label_smoothing}) must lie in [0, 1)")
+        if not 0 <= self.plain_share <= 1:
+            raise ConfigError(f"training: plain_share (= {self.plain_share}) must lie in [0, 1]")
         if self.weight_decay < 0:
             raise ConfigError(f"training: weight_decay (= {self.weight_decay}) must be 0 or more")
         if list(self.milestones) != sorted(set(self.milestones)):
@@ -313,6 +338,11 @@ class Recipe(Settings, frozen=True):
             raise ConfigError(f"recipe {self.name}: classes (= {self.classes}) must be at least 2")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise ConfigError(f"recipe name {self.name!r}: letters, digits, dots, dashes and underscores are allowed")
+        if self.training.plain_share and self.augmentation.area is not None:
+            raise ConfigError(
+                f"recipe {self.name}: training.plain_share (= {self.training.plain_share:g}) is for images in memory, "
+                "augmentation.area for image files: leave one out"
+            )
         if self.augmentation.crop is not None and self.preprocessing.crop != self.augmentation.crop:
             raise ConfigError(
                 f"recipe {self.name}: the random crop ({self.augmentation.crop}) and the central crop "

@@ -78,10 +78,12 @@ def test_the_source_s_tie_constant_moves_the_decision_down() -> None:
     assert KBQuantizer(0, 1)(z).tolist() == [0.0, 0.0, 1.0]
 
 
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.bfloat16])
 @pytest.mark.parametrize(("k", "B"), [(0, 1), (0, 4), (1, 2)])
-def test_the_gradient_is_one_strictly_between_zero_and_b(k: int, B: int) -> None:
-    up, down = math.nextafter(0, 1), math.nextafter(B, 0)
-    z = torch.tensor([-1, -up, 0, up, 0.3, B / 2, down, B, B + 0.1], dtype=torch.float64, requires_grad=True)
+def test_the_gradient_is_one_strictly_between_zero_and_b(dtype: torch.dtype, k: int, B: int) -> None:
+    ends = torch.tensor([0.0, B], dtype=dtype)
+    up, down = torch.nextafter(ends, ends.flip(0)).tolist()
+    z = torch.tensor([-1, -up, 0, up, 0.3, B / 2, down, B, B + 0.1], dtype=dtype, requires_grad=True)
     (3 * KBQuantizer(k, B)(z)).sum().backward()
     assert z.grad.tolist() == [0, 0, 0, 3, 3, 3, 3, 0, 0]
 

@@ -10,7 +10,7 @@ from snnconv.ann import distillation, training
 from snnconv.ann.checkpoints import load_ann, load_twin, save_ann
 from snnconv.ann.models.pretrained import load_start, torchvision_names
 from snnconv.ann.training import learning_rate, network_for, train
-from snnconv.config import Training, change_recipe, load_recipe
+from snnconv.config import Augmentation, Training, change_recipe, load_recipe
 from snnconv.data.images import Images, load_images
 from snnconv.errors import DataError, FormatError, RunError, TrainingError
 from snnconv.runs import ANN, CHECKPOINT, HISTORY, Run, create_run, open_run
@@ -33,8 +33,10 @@ def new_run(folder: Path, epochs: int = 3, **changes: object) -> Run:
     return create_run(folder, change_recipe(load_recipe("lenet-digits-k1B2"), values | changes), seed=3)
 
 
-def test_resumed_training_equals_uninterrupted_bit_for_bit(tmp_path: Path, digits: Images) -> None:
-    whole, cut = new_run(tmp_path / "a"), new_run(tmp_path / "b")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_resumed_training_equals_uninterrupted_bit_for_bit(tmp_path: Path, digits: Images, precision: str) -> None:
+    changes = {"training.precision": precision, "augmentation.rotation": 10.0}
+    whole, cut = (new_run(tmp_path / name, **changes) for name in "ab")
     train(whole, digits, digits, CPU, quiet=True)
     epochs = 0
 
@@ -89,6 +91,23 @@ def test_the_validation_split_is_held_out(tmp_path: Path, digits: Images, monkey
     monkeypatch.setattr(training, "_epoch", watch)
     train(new_run(tmp_path, epochs=1), digits, digits, CPU, quiet=True)
     assert seen == [300 - 60]
+
+
+@pytest.mark.parametrize(("share", "changed"), [(0.0, 4), (0.25, 3), (0.1, 4), (1.0, 0)])
+def test_the_last_epochs_show_the_images_as_they_are(
+    tmp_path: Path, digits: Images, monkeypatch: pytest.MonkeyPatch, share: float, changed: int
+) -> None:
+    seen: list[Augmentation] = []
+    original = Images.shuffled
+
+    def watch(images: Images, seed: int, epoch: int, size: int, settings: Augmentation, device: torch.device) -> object:
+        seen.append(settings)
+        return original(images, seed, epoch, size, settings, device)
+
+    monkeypatch.setattr(Images, "shuffled", watch)
+    run = new_run(tmp_path, epochs=4, **{"training.plain_share": share, "training.validation": 220})
+    train(run, digits, digits, CPU, quiet=True)
+    assert seen == changed * [run.recipe.augmentation] + (4 - changed) * [Augmentation()]
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, digits: Images) -> None:

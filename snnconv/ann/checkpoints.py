@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
@@ -88,7 +89,10 @@ def is_second_latent(name: str) -> bool:
 
 
 def _write_tensors(path: Path, model: nn.Module, header: dict[str, Any]) -> None:
-    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
+    tensors = {  # copies, since a module with two names has its weights in the list twice
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
     metadata = {"snnconv": json.dumps(header)}
     write_whole(path, lambda temporary: temporary.write_bytes(to_bytes(tensors, metadata)))
 

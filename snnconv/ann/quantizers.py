@@ -23,14 +23,15 @@ class _RoundClipped(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, step: float, levels: int, half: float) -> Tensor:
-        ctx.save_for_backward((z > 0) & (z < levels * step))
+        ctx.save_for_backward(z)
+        ctx.bound = levels * step
         # floor(s + 1/2) as floor(s - 1/2) + 1: the subtraction is exact, so the float just below a boundary stays there
         return z.div(step).clamp_(0, levels).sub_(half).floor_().add_(1).mul_(step)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        (inside,) = ctx.saved_tensors
-        return gradients[0] * inside, None, None, None
+        (z,) = ctx.saved_tensors  # one pass over z; a mask would take four, and its product a copy in bf16
+        return torch.ops.aten.hardtanh_backward(gradients[0], z, 0.0, ctx.bound), None, None, None
 
 
 class KBQuantizer(Quantizer):

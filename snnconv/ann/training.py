@@ -24,7 +24,7 @@ from snnconv.ann.distillation import Teacher, training_loss
 from snnconv.ann.models.networks import build_network
 from snnconv.ann.models.pretrained import load_start
 from snnconv.ann.weights import clamp_latents
-from snnconv.config import Quantization, Recipe, Training
+from snnconv.config import Augmentation, Quantization, Recipe, Training
 from snnconv.data.images import hold_out, image_facts
 from snnconv.data.preprocessing import preprocess
 from snnconv.data.ranking import TOP, ranks
@@ -260,7 +260,9 @@ def _epoch(
     total = torch.zeros((), device=device)
     mean = 0.0
     state.model.train()
-    shown = images.shuffled(seed, state.epoch, plan.batch_size, recipe.augmentation, device)
+    plain = state.epoch >= plan.epochs - round(plan.plain_share * plan.epochs)
+    changes = Augmentation() if plain else recipe.augmentation
+    shown = images.shuffled(seed, state.epoch, plan.batch_size, changes, device)
     steps = tqdm(
         shown,
         total=batches,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
 from torch.nn.functional import pad as pad_border
 
 from snnconv.config import Augmentation
@@ -11,10 +14,12 @@ from snnconv.errors import ConfigError
 
 
 def augment(pixels: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
-    """Crop, mirror, brighten and change the contrast of each image by its own draw.
+    """Turn, slant, stretch, crop, mirror, brighten and change the contrast of each image by its own draw.
 
-    In this order, with x the pixels, m the mean of each channel after the crop, d ~ U(-b, b) and f ~ U(low, high)::
+    In this order, with x the pixels, p a place measured from the image's centre, m the mean of each channel after the
+    crop, d ~ U(-b, b) and f ~ U(low, high)::
 
+        x(p) -> x(M p) between pixels, 0 outside the image, see ``_transformed``
         x -> zero border, crop at a random place, mirrored with probability 1/2
         x -> x + d
         x -> f (x - mean(x)) + mean(x)   =   f x + (1 - f) m + d
@@ -39,6 +44,8 @@ def augment(pixels: Tensor, settings: Augmentation, generator: torch.Generator) 
         raise ConfigError(f"augmentation takes uint8 pixels (N, C, H, W), not {pixels.dtype} {tuple(pixels.shape)}")
     if settings.area is not None:
         raise ConfigError(f"augmentation: area (= {list(settings.area)}) is for image files, not for images in memory")
+    if settings.rotation or settings.shear or settings.scale != (1.0, 1.0):
+        pixels = _transformed(pixels, settings, generator)
     if settings.pad or settings.crop is not None:
         pixels = _random_crop(pixels, settings, generator)
     if settings.flip:
@@ -51,6 +58,24 @@ def augment(pixels: Tensor, settings: Augmentation, generator: torch.Generator) 
         factors = _uniform(*settings.contrast, pixels, generator)
         changed.mul_(factors).add_(means * (1 - factors))
     return changed if brighter is None else changed.add_(brighter)
+
+
+def _transformed(pixels: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+    """Bilinear values at M p of each image, with r, s and the two factors drawn in this order::
+
+    M = [[cos r, -sin r], [sin r, cos r]] [[1, tan s], [0, 1]] diag(1 / width's factor, 1 / height's factor)
+    """
+    height, width = pixels.shape[2:]
+    rotation, shear = math.radians(settings.rotation), math.radians(settings.shear)
+    turn = _uniform(-rotation, rotation, pixels, generator).view(-1)
+    slant = _uniform(-shear, shear, pixels, generator).view(-1).tan()
+    wider, taller = (1 / _uniform(*settings.scale, pixels, generator).view(-1) for _ in range(2))
+    cos, sin, none = turn.cos(), turn.sin(), torch.zeros_like(turn)
+    across = (cos * wider, (cos * slant - sin) * taller * height / width, none)  # halves of both sides count as 1
+    down = (sin * wider * width / height, (sin * slant + cos) * taller, none)
+    matrices = torch.stack([torch.stack(across, 1), torch.stack(down, 1)], 1)
+    places = affine_grid(matrices, list(pixels.shape), align_corners=False)
+    return grid_sample(pixels.float(), places, align_corners=False)
 
 
 def _random_crop(pixels: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
