@@ -56,7 +56,11 @@ def row(result: dict[str, Any]) -> dict[str, Any]:
     """One line of the table."""
     recipe, verification = result["recipe"], result["verification"]
     encoder_only = [
-        s for s in result["simulations"] if len(s["noise_layers"]) == 1 and s["dataset"] == recipe["dataset"]
+        s
+        for s in result["simulations"]
+        if len(s["noise_layers"]) == 1
+        and s["dataset"] == recipe["dataset"]
+        and not any(noise["name"] != "deletion" for noise in s.get("noise", ()))
     ]
     by_noise = {s["noise_ratio"]: s for s in sorted(encoder_only, key=lambda s: int(s["images"]))}
     clean = by_noise[0.0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +14,8 @@ from snnconv.engines.registry import choose_engine
 from snnconv.formats import native
 from snnconv.snn import simulation
 from snnconv.snn.network import SpikingNetwork
+from snnconv.snn.noise_models import parse_noise, with_deletion
+from snnconv.snn.temporal_simulation import simulate_neuron
 
 
 def verify(
@@ -37,8 +40,12 @@ def simulate(
     network: SpikingNetwork,
     images: ImageSet,
     *,
+    noise: Sequence[str] = (),
     noise_ratio: float = 0.0,
     noise_layers: tuple[str, ...] | None = None,
+    neuron: str = "ladder",
+    steps: int | None = None,
+    exit_margin: float | None = None,
     trials: int = 1,
     seed: int = 0,
     batch_size: int = 100,
@@ -46,9 +53,16 @@ def simulate(
     device: str | None = None,
     quiet: bool = True,
 ) -> simulation.Simulation:
-    """Run a spiking network over images and count; see ``snn.simulation``."""
+    """Run a spiking network over images and count; see ``snn.simulation``.
+
+    ``noise`` holds noises such as ``"threshold:0.05"`` or ``"deletion:0.1@all"``, see ``snn.noise_models``;
+    ``noise_ratio`` is that of a deletion, in the encoders unless ``noise_layers`` says otherwise. ``neuron`` and
+    ``steps`` choose what the units are and for how long, see ``snn.neurons.registry``; with an ``exit_margin`` images
+    are also answered earlier, see ``snn.overtime``.
+    """
     runner = choose_engine(network, engine, None if device is None else torch.device(device))
-    return simulation.simulate(runner, images, noise_ratio, noise_layers, trials, seed, batch_size, quiet)
+    noises = with_deletion([parse_noise(text) for text in noise], noise_ratio, noise_layers or ())
+    return simulate_neuron(runner, images, neuron, steps, exit_margin, noises, trials, seed, batch_size, quiet)
 
 
 def save(network: SpikingNetwork, path: str | Path) -> None:

@@ -29,5 +29,13 @@ class FormatError(SnnconvError):
     """A file that is damaged, truncated, foreign or of a version this release cannot read."""
 
 
+class ExportError(SnnconvError):
+    """A network that another tool's format cannot say, or a package that is not there to write it."""
+
+
+class CertificateError(SnnconvError):
+    """A certificate that does not hold: something in it, or in what it speaks of, differs."""
+
+
 class RunError(SnnconvError):
     """A run folder that is missing, incomplete or cannot be written."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,20 +14,23 @@ from typing import Any
 import torch
 
 from snnconv.ann.branches import merge_branches, two_branch
-from snnconv.ann.checkpoints import load_ann, save_ann, save_merged
+from snnconv.ann.checkpoints import save_ann, save_merged
 from snnconv.ann.merging import Merging, compare_merged
 from snnconv.ann.models.pretrained import STATE_DICTS, load_torchvision
 from snnconv.ann.training import input_facts, network_for
 from snnconv.config import Preprocessing, Recipe, to_mapping
 from snnconv.conversion.convert import convert
+from snnconv.conversion.observation import observe
 from snnconv.conversion.splitting import split_signs
 from snnconv.conversion.verification import Parity, verify
 from snnconv.data.images import load_images
 from snnconv.data.sets import ImageSet
+from snnconv.energy import estimates
 from snnconv.engines.registry import choose_engine
 from snnconv.errors import ConfigError, DataError
 from snnconv.formats.authors import load_parameters, read_parameters
 from snnconv.formats.native import load, save
+from snnconv.own_models import model_of
 from snnconv.runs import (
     ANN,
     ENVIRONMENT,
@@ -41,7 +46,10 @@ from snnconv.runs import (
     write_text,
 )
 from snnconv.snn.network import SpikingNetwork
-from snnconv.snn.simulation import Simulation, simulate
+from snnconv.snn.noise_models import ENCODER, Deletion, Noise, parse_noise, with_deletion
+from snnconv.snn.operations import operations
+from snnconv.snn.simulation import Simulation
+from snnconv.snn.temporal_simulation import simulate_neuron
 
 
 def pick_device(name: str) -> torch.device:
@@ -60,6 +68,8 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+LONGEST_TAG = 120
+"""So many letters may tell results apart in a file's name."""
 AUTHORS_TIE = 1e-5
 """The source rounds half to even after adding this, so that its ties go up."""
 AUTHORS_PREPROCESSING = {
@@ -120,8 +130,7 @@ def convert_run(run: Run, split: bool = False) -> SpikingNetwork:
         ConversionError: something has no exact spiking counterpart.
     """
     recipe = run.recipe
-    model = network_for(recipe)
-    load_ann(run.file(ANN), model)
+    model = model_of(run)
     about = {"run": run.name, "recipe": to_mapping(recipe), "seed": run.seed, "ann": file_hash(run.file(ANN))}
     image, _ = input_facts(recipe)
     network = convert(model, torch.zeros(2, *image), recipe.preprocessing, about)
@@ -193,8 +202,7 @@ def verify_run(
     """Prove a run's network equal to its ANN on images, and write ``results/verify.json``."""
     images = sample.images
     network = open_network(run, images)
-    model = network_for(run.recipe)
-    load_ann(run.file(ANN), model)
+    model = model_of(run)
     runner = choose_engine(network, engine, device)
     parity = verify(model, network, images, runner, batch_size, quiet, run.recipe.preprocessing)
     file = VERIFICATION.replace(".json", f"{sample.tag}.json")
@@ -203,10 +211,35 @@ def verify_run(
     return parity
 
 
+def observe_run(
+    run: Run,
+    number: int,
+    chosen: int,
+    device: torch.device,
+    data_dir: Path | None = None,
+    batch_size: int = 100,
+    engine: str = "auto",
+    workers: int | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Look closely at the first ``number`` test images of a run's data set, or at all where there are fewer.
+
+    Args:
+        chosen: Number of the image whose spikes are listed.
+
+    Returns:
+        ``conversion.observation.Observation`` as plain values.
+    """
+    images = test_sample(run, data_dir=data_dir, workers=workers).images
+    images = images.take(min(number, len(images)))
+    network = open_network(run, images)
+    model = model_of(run)
+    return observe(model, network, images, choose_engine(network, engine, device), chosen, batch_size, quiet).to_dict()
+
+
 def merge_run(run: Run, sample: Sample, batch_size: int = 100, quiet: bool = False) -> Merging:
     """Merge a run's pairs of binary layers, prove on images that nothing changes, then write ``merged.safetensors``."""
-    model = network_for(run.recipe)
-    load_ann(run.file(ANN), model)
+    model = model_of(run)
     branches = two_branch(model)
     merged = merge_branches(branches)
     merging = compare_merged(branches, merged, sample.images, run.recipe.preprocessing, batch_size, quiet)
@@ -228,11 +261,20 @@ def simulate_run(
     batch_size: int = 100,
     engine: str = "auto",
     quiet: bool = False,
+    noise: Sequence[str] = (),
+    neuron: str = "ladder",
+    steps: int | None = None,
+    exit_margin: float | None = None,
 ) -> tuple[Simulation, dict[str, Any]]:
     """Simulate a run's network, write its results and the logs a batch.
 
     Args:
-        noise_layers: ``encoder``, ``all``, or names of layers with commas between.
+        noise_ratio: Ratio of a deletion.
+        noise_layers: Its layers: ``encoder``, ``all``, or names with commas between.
+        noise: More noises, such as ``threshold:0.05@all``.
+        neuron: What the units are, a name in ``NEURONS``.
+        steps: T; None takes the neuron's own.
+        exit_margin: Confidence at which an image is answered before T; None waits for T.
 
     Returns:
         The simulation, and what was written to ``results/simulate-*.json``.
@@ -240,9 +282,9 @@ def simulate_run(
     images = sample.images
     network = open_network(run, images)
     runner = choose_engine(network, engine, device)
-    layers = _layers(network, noise_layers)
+    noises = _noises(noise, noise_ratio, noise_layers)
     logs = make_folder(figs_dir / run.name)
-    measured = simulate(runner, images, noise_ratio, layers, trials, seed, batch_size, quiet)
+    measured = simulate_neuron(runner, images, neuron, steps, exit_margin, noises, trials, seed, batch_size, quiet)
     about = {
         "run": run.name,
         "created": datetime.now(UTC).isoformat(),
@@ -252,19 +294,35 @@ def simulate_run(
         "split": network.header.split,
     }
     result = about | measured.to_dict()
-    place = "" if layers == network.encoders else f"-{noise_layers.replace(',', '+')}"
-    tag = f"noise{noise_ratio:g}{place}{sample.tag}"
+    shown = measured.images * measured.trials
+    result["operations"] = operations(network, measured.layers, shown, measured.steps)
+    result["energy"] = estimates(result)
+    time = "" if neuron == "ladder" else f"-{neuron}-T{measured.steps}"
+    tag = f"noise{_noise_tag(network, noises)}{time}{sample.tag}"
     _write_logs(measured, logs, tag)
     write_json(run.file(f"results/simulate-{tag}.json"), result)
     return measured, result
 
 
-def _layers(network: SpikingNetwork, names: str) -> tuple[str, ...]:
-    if names == "encoder":
-        return network.encoders
-    if names == "all":
-        return tuple(name for name, _ in network.units())
-    return tuple(names.split(","))
+def _noises(texts: Sequence[str], ratio: float = 0.0, layers: str = ENCODER) -> list[Noise]:
+    """The noises as written, and the deletion where it has a ratio or layers of its own."""
+    return with_deletion(
+        [parse_noise(text) for text in texts], ratio, tuple(layers.split(",")) if ratio or layers != ENCODER else ()
+    )
+
+
+def _noise_tag(network: SpikingNetwork, noises: Sequence[Noise]) -> str:
+    """What tells results under these noises apart in a file's name; ``0.1`` for a deletion in the encoders alone."""
+    strong = [own for own in noises if own.ratio > 0] or [own for own in noises if own.layers][:1]
+    if not strong:
+        return "0"
+    tags = []
+    for own in strong:
+        usual = own.on(network) == type(own)(own.ratio).on(network)
+        tags.append(f"{own.name}{own.ratio:g}" + ("" if usual else f"-{'+'.join(own.layers)}"))
+    tag = "-".join(tags) if len(tags) > 1 else tags[0].removeprefix(Deletion.name)
+    tag = tag if tag[0].isdigit() else f"-{tag}"
+    return tag if len(tag) <= LONGEST_TAG else f"-{hashlib.sha256(tag.encode()).hexdigest()[:16]}"
 
 
 def _write_logs(measured: Simulation, folder: Path, tag: str) -> None:
@@ -275,7 +333,7 @@ def _write_logs(measured: Simulation, folder: Path, tag: str) -> None:
         "sops": [["trial", "batch", "step", *measured.batches[0].sops]],
     }
     for log in measured.batches:
-        place = [log.trial, log.batch, 0]
+        place = [log.trial, log.batch, log.step]
         logs["accuracy"].append([*place, log.images, log.correct])
         logs["spikes"].append([*place, log.spikes])
         logs["sops"].append([*place, *log.sops.values()])

@@ -8,7 +8,8 @@
         ann.safetensors     weights of the best epoch
         network.safetensors the converted spiking network
         merged.safetensors  the ANN with each pair of binary layers merged into one ternary layer
-        results/*.json      what verify and simulate measured
+        results/*.json      what verify, simulate and sweep measured
+        sweeps/*/*.json     the cells of sweeps, so that one that was stopped goes on
 
 Every file is written under a temporary name and renamed, so a killed command leaves whole files only.
 """
@@ -45,6 +46,7 @@ NETWORK = "network.safetensors"
 MERGED = "merged.safetensors"
 TRAINING = "results/train.json"
 VERIFICATION = "results/verify.json"
+SWEEPS = ("results/sweep-*.json", "sweeps/*/*.json")
 SHIPPED = "lenet-digits-k1B2"
 """The small trained run that comes with the package."""
 
@@ -71,6 +73,20 @@ class Ingredient(msgspec.Struct, frozen=True):
         return path
 
 
+class OwnModel(msgspec.Struct, frozen=True):
+    """A network of the user's own, as ``config.json`` records it.
+
+    Attributes:
+        factory: ``package.module:name`` of what makes it.
+        fingerprint: SHA-256 of what it computes but for its weights, see ``conversion.graph.fingerprint``.
+        weights: File that its weights were read from.
+    """
+
+    factory: str
+    fingerprint: str
+    weights: Ingredient
+
+
 @dataclass(frozen=True)
 class Run:
     """One run folder.
@@ -83,6 +99,7 @@ class Run:
         shipped: Whether it is a copy of the run that comes with the package.
         start: Weights the training started from.
         teacher: Weights of the ANN whose outputs it is trained against.
+        model: Where its network comes from, if that is the user's own; None where the recipe says it.
     """
 
     path: Path
@@ -92,6 +109,7 @@ class Run:
     shipped: bool = False
     start: Ingredient | None = None
     teacher: Ingredient | None = None
+    model: OwnModel | None = None
 
     @property
     def name(self) -> str:
@@ -114,7 +132,7 @@ class Run:
 
     def forget_results(self) -> None:
         """Remove what was made from weights that training is about to replace."""
-        for pattern in (NETWORK, MERGED, TRAINING, "results/verify*.json", "results/simulate-*.json"):
+        for pattern in (NETWORK, MERGED, TRAINING, "results/verify*.json", "results/simulate-*.json", *SWEEPS):
             for file in self.path.glob(pattern):
                 file.unlink()
 
@@ -137,7 +155,14 @@ class TrainingResult(msgspec.Struct, frozen=True):
     test_top5: float | None = None
 
 
-def create_run(runs_dir: Path, recipe: Recipe, seed: int, start: Path | None = None, teacher: Run | None = None) -> Run:
+def create_run(
+    runs_dir: Path,
+    recipe: Recipe,
+    seed: int,
+    start: Path | None = None,
+    teacher: Run | None = None,
+    model: OwnModel | None = None,
+) -> Run:
     """Make a new run folder named after the recipe, numbered where the name is taken.
 
     Args:
@@ -146,6 +171,7 @@ def create_run(runs_dir: Path, recipe: Recipe, seed: int, start: Path | None = N
         seed: Seed of weights, order, augmentation and split, 0 .. 2^31 - 1.
         start: Weights the training starts from, for the record.
         teacher: Trained run that it is trained against, for the record.
+        model: Where its network comes from, if that is the user's own.
 
     Raises:
         ConfigError: a seed outside its range.
@@ -159,7 +185,7 @@ def create_run(runs_dir: Path, recipe: Recipe, seed: int, start: Path | None = N
     used = {
         name: Ingredient(str(file.resolve()), file_hash(file)) for name, file in sources.items() if file is not None
     }
-    config |= msgspec.to_builtins(used)
+    config |= msgspec.to_builtins(used) | ({} if model is None else {"model": msgspec.to_builtins(model)})
     try:
         runs_dir.mkdir(parents=True, exist_ok=True)
         path = _free_name(runs_dir, recipe.name)
@@ -169,7 +195,7 @@ def create_run(runs_dir: Path, recipe: Recipe, seed: int, start: Path | None = N
             f"cannot make a run folder in {runs_dir}: {error.strerror}; choose another with --runs-dir"
         ) from error
     write_json(path / CONFIG, config)
-    return Run(path, recipe, seed, created, start=used.get("start"), teacher=used.get("teacher"))
+    return Run(path, recipe, seed, created, start=used.get("start"), teacher=used.get("teacher"), model=model)
 
 
 def open_run(path: Path) -> Run:
@@ -183,7 +209,8 @@ def open_run(path: Path) -> Run:
         raise RunError(f"{path} is not a run folder: it has no {CONFIG}; `snnconv runs` lists the runs")
     config = read_json(path / CONFIG, _Config)
     recipe = recipe_from_mapping(config.recipe, f"{path / CONFIG}")
-    return Run(path, recipe, config.seed, config.created, config.shipped, config.start, config.teacher)
+    sources = (config.start, config.teacher, config.model)
+    return Run(path, recipe, config.seed, config.created, config.shipped, *sources)
 
 
 def list_runs(runs_dir: Path, damaged: list[str] | None = None) -> list[Run]:
@@ -339,6 +366,7 @@ class _Config(msgspec.Struct, frozen=True):
     shipped: bool = False
     start: Ingredient | None = None
     teacher: Ingredient | None = None
+    model: OwnModel | None = None
 
 
 def _free_name(runs_dir: Path, name: str) -> Path:

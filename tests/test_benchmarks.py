@@ -202,7 +202,9 @@ def test_the_table_goes_between_its_marks(tmp_path: Path) -> None:
     about = {"processor": "CPU", "threads": 2, "date": "2026-01-01", "packages": {"torch": "2"}, "load_before": 0.1}
     about["kernels"] = ["avx2"]
     result = {"rows": rows, "environment": about, "batch_size": 10, "images": 20, "rounds": 3}
-    line = "| net | 4 | run net | 1,234 | 1,234 | 1,234 | 1,234 | **2.50** (2.25-2.75) | 9.0 | 5.00 G | - | - | 50.0 % |"
+    line = (
+        "| net | 4 | run net | 1,234 | 1,234 | 1,234 | 1,234 | **2.50** (2.25-2.75) | 9.0 | 5.00 G | - | - | 50.0 % |"
+    )
     assert line in markdown(result).splitlines()
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")

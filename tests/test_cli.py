@@ -172,7 +172,7 @@ def test_a_silent_network_is_called_silent(folder: Path) -> None:
     assert "layer conv3_act is silent" in sentence(snnconv("verify", "--quiet", cwd=folder))
 
 
-@pytest.mark.parametrize("figure", ["sparsity", "sops", "accuracy"])
+@pytest.mark.parametrize("figure", ["sparsity", "sops", "accuracy", "energy"])
 def test_plots_are_drawn_from_results_alone(folder: Path, figure: str) -> None:
     for file in ("ann.safetensors", "network.safetensors", "checkpoint.pt"):
         (folder / RUN / file).unlink()
@@ -188,7 +188,7 @@ def test_plots_are_drawn_from_results_alone(folder: Path, figure: str) -> None:
     "arguments",
     [
         ("convert",), ("verify",), ("simulate", "--noise-ratio", "0.1"), ("simulate",),
-        ("plot", "sparsity"), ("plot", "sops"), ("plot", "accuracy"), ("recipes",), ("runs",), ("info",),
+        ("plot", "sparsity"), ("plot", "sops"), ("plot", "accuracy"), ("plot", "energy"), ("report",), ("recipes",), ("runs",), ("info",),
     ],
     ids=" ".join,
 )  # fmt: skip

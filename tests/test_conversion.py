@@ -314,7 +314,6 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "permuted": lambda x: x.permute(0, 1, 3, 2),
     "padded": lambda x: F.pad(x, (1, 1, 1, 1))[:, :, 1:-1, 1:-1],
     "mean": lambda x: x - x.mean(),
-    "merged channels": lambda x: x.flatten(2),
 }
 
 
@@ -355,10 +354,6 @@ def test_a_network_without_quantizer_is_refused_with_the_remedy() -> None:
     refused(nn.Sequential(*layers), "no activation quantizer.*KBQuantizer")
     lenet = build_network("lenet", (1, 28, 28), 10, Quantization.parse("fp32"))
     refused(lenet, "no activation quantizer", torch.zeros(1, 1, 28, 28))
-
-
-def test_float_hidden_weights_are_refused_with_layer_and_remedy() -> None:
-    refused(body(nn.Conv2d(4, 4, 3, padding=1), act()), "layer 3 has float weights.*TernaryWeight")
 
 
 def test_a_foreign_parametrization_is_refused_by_name() -> None:

@@ -43,7 +43,10 @@ def counted(network: SpikingNetwork, *batches: Tensor) -> list[LayerCounts]:
     with torch.no_grad():
         for batch in batches:
             network(batch, [counter.tap])
-    return counter.layers()
+    rows = counter.layers()
+    sops = {name: sum(row.sops[name] for row in rows if row.kind == "spiking") for name in CONVENTIONS}
+    assert counter.totals() == (sum(row.spikes for row in rows), sops)
+    return rows
 
 
 def conv_synapse(geometry: tuple) -> Conv2dSynapse:

@@ -29,10 +29,11 @@ from snnconv.grids import Grid, k_b_grid
 from snnconv.runs import NETWORK, shipped_run
 from snnconv.snn.layers import Branch, Readout, SpikingLayer, SpikingLinear
 from snnconv.snn.network import SpikingNetwork, Tap
-from snnconv.snn.noise import Deletion
+from snnconv.snn.noise_models import Deletion
 from snnconv.snn.simulation import Runner
 from snnconv.snn.synapses import LinearSynapse
 from snnconv.snn.thresholds import derive_ladder
+from snnconv.snn.trial import Trial
 
 
 def images(seed: int, count: int = 6) -> Tensor:
@@ -98,8 +99,8 @@ def test_engines_are_the_plain_forward_bit_for_bit(seed: int, grid: Grid | None)
 @given(st.integers(0, 10**6), st.floats(0, 1), st.sampled_from((None, TWTA)))
 def test_engines_are_the_plain_forward_under_noise_too(seed: int, ratio: float, grid: Grid | None) -> None:
     network = random_network(seed, grid)
-    noise = Deletion(ratio, tuple(name for name, _ in network.units()), seed)
-    assert_same(network, images(seed), (noise.tap(network, torch.arange(50, 56), trial=3),))
+    trial = Trial(network, [Deletion(ratio, ("all",))], seed, 3)
+    assert_same(network, images(seed), trial.taps(torch.arange(50, 56)))
 
 
 @settings(max_examples=15, deadline=None)

@@ -213,6 +213,20 @@ def test_tallies_equal_those_of_torch(name: str, seed: int, images: int, last: b
 
 
 @built
+@pytest.mark.parametrize("units", [1, 100, 256, 300, 512, 1000])
+def test_tallies_do_not_depend_on_threads(units: int) -> None:
+    counts, maps = numbers(-3, 4, (7, units), draw(units)), torch.ones(1, units, dtype=torch.int32)
+    expected = tally_dense(counts, maps, (-3, 4))
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3, 8):
+            torch.set_num_threads(threads)
+            assert torch.equal(Kernels().tally(counts, maps, (-3, 4)), expected), threads
+    finally:
+        torch.set_num_threads(before)
+
+
+@built
 @every_kernel
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6), st.floats(0, 1), st.sampled_from(((5, 3, 4), (11,))), st.booleans())
@@ -273,7 +287,7 @@ def test_only_whole_orders_of_channels_are_taken() -> None:
     assert not fits(0, 1)
     assert not fits(2, 2, 0, 1)
     for order in ((-1, 0, 1, 2), (0, 1, 2)):
-        with pytest.raises(ConversionError, match="must name one from 0 on for each of the 4"):
+        with pytest.raises(ConversionError, match="must name one from 0 on for each of 4"):
             Conv2dSynapse(numbers(-1, 1, (8, 4, 1, 1), draw(0)), channels=order)
 
 

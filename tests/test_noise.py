@@ -13,7 +13,9 @@ from samples import TWTA, random_network, wires
 from torch import Tensor
 
 from snnconv.errors import ConfigError
-from snnconv.snn.noise import Deletion, delete_spikes, draw, stream_key
+from snnconv.snn.noise import delete_spikes, draw, stream_key
+from snnconv.snn.noise_models import Deletion
+from snnconv.snn.trial import Trial
 
 WORDS = st.integers(-(2**63), 2**63 - 1)
 
@@ -115,8 +117,8 @@ def test_nearby_seeds_trials_layers_and_units_are_uncorrelated() -> None:
     assert float(correlation.abs().max()) < 5 / math.sqrt(counts.numel())
 
 
-def _run(noise: Deletion, x: Tensor, images: Tensor, trial: int = 0, seed: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
-    network = random_network(seed)
+def _run(noise: Deletion, x: Tensor, images: Tensor, trial: int = 0, seed: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+    network = random_network(1)
     sent: dict[str, Tensor] = {}
 
     def keep(name: str, counts: Tensor, step: int) -> Tensor:
@@ -124,7 +126,7 @@ def _run(noise: Deletion, x: Tensor, images: Tensor, trial: int = 0, seed: int =
         return counts
 
     with torch.no_grad():
-        return network(x, [noise.tap(network, images, trial), keep]), sent
+        return network(x, [*Trial(network, [noise], seed, trial).taps(images), keep]), sent
 
 
 X = torch.rand(6, 2, 7, 8, generator=torch.Generator().manual_seed(5))
@@ -153,7 +155,7 @@ def test_full_noise_silences_its_layers_only() -> None:
 
 def test_noise_on_the_network_does_not_depend_on_batch_size_or_order() -> None:
     network = random_network(1)
-    noise = Deletion(0.3, tuple(name for name, _ in network.units()), seed=4)
+    noise = Deletion(0.3, tuple(name for name, _ in network.units()))
     logits, _ = _run(noise, X, IMAGES, trial=2)
     order = torch.tensor([5, 2, 0, 1, 4, 3])
     assert torch.equal(_run(noise, X[order], IMAGES[order], trial=2)[0], logits[order])
@@ -174,7 +176,7 @@ def test_signed_counts_of_a_network_are_deleted_by_the_loop_s_rule() -> None:
         sent[name] = counts
         return counts
 
-    network(X, [Deletion(0.5, (encoder,), 8).tap(network, IMAGES, 1), keep])
+    network(X, [*Trial(network, [Deletion(0.5, (encoder,))], 8, 1).taps(IMAGES), keep])
     flat = plain[encoder].flatten(1)
     key = stream(8, 1, "deletion", encoder)
     expected = [
@@ -193,4 +195,4 @@ def test_a_ratio_that_is_no_probability_is_refused(ratio: float) -> None:
 def test_noise_on_an_unknown_layer_is_refused_with_the_known_ones() -> None:
     network = random_network(1)
     with pytest.raises(ConfigError, match=rf"'nowhere'.*{network.encoders[0]}"):
-        Deletion(0.1, (network.encoders[0], "nowhere")).tap(network, IMAGES)
+        Trial(network, [Deletion(0.1, (network.encoders[0], "nowhere"))])

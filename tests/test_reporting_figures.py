@@ -18,7 +18,7 @@ from matplotlib.transforms import Bbox
 from test_reporting_rows import result, simulated
 
 from snnconv.errors import RunError
-from snnconv.reporting import accuracy, sops, sparsity
+from snnconv.reporting import accuracy, energy, sops, sparsity
 from snnconv.reporting.figures import FIGURES, plot_accuracy, plot_sops, plot_sparsity
 from snnconv.reporting.rows import Result, result_from
 from snnconv.reporting.style import drawing
@@ -57,7 +57,7 @@ CASES: dict[str, Callable[[], Sequence[Result]]] = {
 def test_files_are_written_and_nothing_overlaps(
     name: str, case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = {"sparsity": sparsity, "sops": sops, "accuracy": accuracy}[name]
+    module = {"sparsity": sparsity, "sops": sops, "accuracy": accuracy, "energy": energy}[name]
     write, figures = module.save, []
 
     def save(figure: Figure, *args: Any) -> Any:

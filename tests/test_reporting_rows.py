@@ -41,7 +41,16 @@ def simulated(
     simulation = Simulation(
         images, trials, noise_ratio, noise_layers, [levels] * len(units), 1, "dense", 0, [correct] * trials, layers
     )
-    return simulation.to_dict()
+    operations = [
+        {
+            "name": layer.name,
+            "weight_bits": 2,
+            "potential_bits": 11,
+            "incoming_levels": levels * (layer.kind != "encoder"),
+        }
+        for layer in layers
+    ]
+    return simulation.to_dict() | {"operations": {"layers": operations}}
 
 
 def result(configuration: str = "k1B2", levels: int = 4, correct: int = 493, units: Sequence[int] = LENET) -> Result:

@@ -190,10 +190,12 @@ def test_text_is_taken_literally_and_folded_not_cut() -> None:
 
 
 def test_names_of_noise_levels_and_numbers() -> None:
-    assert noise_name(0.0, ["a"]) == "no noise"
-    assert noise_name(0.25, ["a", "b"]) == "noise 0.25 on a and b"
-    assert noise_name(0.1, ["a", "b", "c"]) == "noise 0.1 on 3 layers"
-    assert noise_name(0.1) == "noise 0.1"
+    assert noise_name(()) == "no noise"
+    assert noise_name([("deletion", 0.25, ("a", "b"))]) == "noise 0.25 on a and b"
+    assert noise_name([("deletion", 0.1, ("a", "b", "c"))]) == "noise 0.1 on 3 layers"
+    assert noise_name([("deletion", 0.1, ("a",))], where=False) == "noise 0.1"
+    several = [("deletion", 0.1, ("a",)), ("threshold", 0.05, ("b",)), ("input", 0.2, ())]
+    assert noise_name(several) == "noise 0.1 on a and threshold noise 0.05 on b and input noise 0.2"
     assert levels_name(2) == levels_name([2, 2]) == "2"
     assert levels_name([4, 1]) == "1 to 4"
     assert [short(x) for x in (0.0, 0.0321, 0.8, 3.236, 56.62, 1140.4)] == [

@@ -15,6 +15,8 @@ from snnconv.data.preprocessing import preprocess
 from snnconv.engines.dense import DenseEngine
 from snnconv.errors import ConfigError
 from snnconv.snn.counting import CONVENTIONS
+from snnconv.snn.network import NOTHING, Instead
+from snnconv.snn.noise_models import Deletion
 from snnconv.snn.simulation import MAX_BATCH, Simulation, simulate
 
 SHAPE = (2, 7, 8)
@@ -59,7 +61,7 @@ def test_the_right_class_among_the_first_five_is_counted() -> None:
 
         place = 0
 
-        def run(self, x: torch.Tensor, taps: tuple = ()) -> torch.Tensor:
+        def run(self, x: torch.Tensor, taps: tuple = (), instead: Instead = NOTHING) -> torch.Tensor:
             self.place += len(x)
             return many[self.place - len(x) : self.place]
 
@@ -74,15 +76,15 @@ def test_the_right_class_among_the_first_five_is_counted() -> None:
 
 @pytest.mark.parametrize("ratio", [0.0, 0.3])
 def test_the_outcome_does_not_depend_on_the_batch_size(engine: DenseEngine, ratio: float) -> None:
-    whole = simulate(engine, IMAGES, ratio, trials=2, batch_size=100)
+    whole = simulate(engine, IMAGES, [Deletion(ratio)], trials=2, batch_size=100)
     for size in (1, 5, 23, MAX_BATCH):
-        assert outcome(simulate(engine, IMAGES, ratio, trials=2, batch_size=size)) == outcome(whole)
+        assert outcome(simulate(engine, IMAGES, [Deletion(ratio)], trials=2, batch_size=size)) == outcome(whole)
 
 
 def test_trials_draw_other_noise_and_the_first_is_a_single_one_s(engine: DenseEngine) -> None:
     names = tuple(name for name, _ in engine.network.units())
-    one = simulate(engine, IMAGES, 0.5, names, trials=1)
-    three = simulate(engine, IMAGES, 0.5, names, trials=3)
+    one = simulate(engine, IMAGES, [Deletion(0.5, names)], trials=1)
+    three = simulate(engine, IMAGES, [Deletion(0.5, names)], trials=3)
     assert three.correct_by_trial[0] == one.correct_by_trial[0]
     spikes = [sum(b.spikes for b in three.batches if b.trial == trial) for trial in range(3)]
     assert spikes[0] == sum(b.spikes for b in one.batches)
@@ -91,7 +93,7 @@ def test_trials_draw_other_noise_and_the_first_is_a_single_one_s(engine: DenseEn
 
 
 def test_same_seed_same_result_and_another_seed_another(engine: DenseEngine) -> None:
-    one, same, other = (outcome(simulate(engine, IMAGES, 0.4, seed=seed)) for seed in (5, 5, 6))
+    one, same, other = (outcome(simulate(engine, IMAGES, [Deletion(0.4)], seed=seed)) for seed in (5, 5, 6))
     assert one == same
     assert one["spikes_per_image"] != other["spikes_per_image"]
 
@@ -105,23 +107,24 @@ def test_trials_without_noise_are_equal_and_averages_stay(engine: DenseEngine) -
 
 
 def test_noise_acts_on_the_encoder_unless_told_otherwise(engine: DenseEngine) -> None:
-    silent = simulate(engine, IMAGES, 1.0)
+    silent = simulate(engine, IMAGES, [Deletion(1.0)])
     assert silent.noise_layers == (engine.network.encoders[0],)
     assert silent.layers[0].spikes == 0
     assert silent.layers[1].sops["synops"] == 0
     last = [name for name, _ in engine.network.units()][-1]
-    later = simulate(engine, IMAGES, 1.0, (last,))
+    later = simulate(engine, IMAGES, [Deletion(1.0, (last,))])
     assert later.layers[0].spikes == simulate(engine, IMAGES).layers[0].spikes > 0
     assert next(row for row in later.layers if row.name == last).spikes == 0
 
 
 def test_noise_deletes_its_share_of_the_encoder_s_spikes(engine: DenseEngine) -> None:
-    clean, noisy = simulate(engine, IMAGES).layers[0].spikes, simulate(engine, IMAGES, 0.3, trials=20).layers[0].spikes
+    clean = simulate(engine, IMAGES).layers[0].spikes
+    noisy = simulate(engine, IMAGES, [Deletion(0.3)], trials=20).layers[0].spikes
     assert abs(noisy / 20 - 0.7 * clean) < 5 * math.sqrt(0.3 * 0.7 * clean / 20)
 
 
 def test_batches_add_up_to_the_totals(engine: DenseEngine) -> None:
-    result = simulate(engine, IMAGES, 0.2, trials=2, batch_size=10)
+    result = simulate(engine, IMAGES, [Deletion(0.2)], trials=2, batch_size=10)
     assert [(b.trial, b.batch, b.images) for b in result.batches] == [
         (trial, batch, images) for trial in (0, 1) for batch, images in enumerate((10, 10, 3))
     ]
@@ -134,7 +137,7 @@ def test_batches_add_up_to_the_totals(engine: DenseEngine) -> None:
 
 
 def test_the_result_is_plain_json(engine: DenseEngine) -> None:
-    values = simulate(engine, IMAGES, 0.1, trials=2, seed=3).to_dict()
+    values = simulate(engine, IMAGES, [Deletion(0.1)], trials=2, seed=3).to_dict()
     assert json.loads(json.dumps(values, allow_nan=False)) == values
     assert (values["images"], values["trials"], values["seed"], values["noise_ratio"]) == (23, 2, 3, 0.1)
     assert (values["engine"], values["steps"]) == ("dense", 1)
@@ -203,11 +206,8 @@ def test_the_spread_over_trials_is_the_sample_standard_deviation() -> None:
         ({"trials": 0}, r"trials \(= 0\)"),
         ({"batch_size": 0}, r"batch size \(= 0\)"),
         ({"batch_size": MAX_BATCH + 1}, "batch size"),
-        ({"noise_ratio": -0.1}, r"noise ratio \(= -0.1\)"),
-        ({"noise_ratio": 1.1}, "noise ratio"),
-        ({"noise_ratio": math.nan}, "noise ratio"),
-        ({"noise_ratio": 0.1, "noise_layers": ("nowhere",)}, "'nowhere'"),
-        ({"noise_ratio": 0.0, "noise_layers": ("nowhere",)}, "'nowhere'"),
+        ({"noise": [Deletion(0.1, ("nowhere",))]}, "'nowhere'"),
+        ({"noise": [Deletion(0.0, ("nowhere",))]}, "'nowhere'"),
     ],
 )
 def test_settings_out_of_range_are_refused(engine: DenseEngine, arguments: dict, message: str) -> None:

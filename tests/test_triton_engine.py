@@ -40,9 +40,11 @@ from snnconv.grids import Grid, k_b_grid
 from snnconv.snn.counting import tally_dense
 from snnconv.snn.layers import Branch, SpikingLayer, SpikingLinear, SpikingSum
 from snnconv.snn.network import SpikingNetwork
-from snnconv.snn.noise import Deletion, delete_spikes
+from snnconv.snn.noise import delete_spikes
+from snnconv.snn.noise_models import Deletion
 from snnconv.snn.simulation import simulate
 from snnconv.snn.synapses import Conv2dSynapse, IdentitySynapse, LinearSynapse, LinesSynapse
+from snnconv.snn.trial import Trial
 
 FOUND = importlib.util.find_spec("triton") is not None
 INTERPRETED = gpu_check.interpreted()
@@ -337,7 +339,7 @@ def residual() -> SpikingNetwork:
 def assert_same(network: SpikingNetwork, x: Tensor, place: str, noise: float = 0.0) -> TritonEngine:
     """The triton engine sends what the plain forward sends, layer by layer."""
     engine = TritonEngine(network, torch.device(place))
-    deletion = Deletion(noise, tuple(name for name, _ in network.units()), 5)
+    deletion = Trial(network, [Deletion(noise, ("all",))], 5, 3)
     indices = torch.arange(40, 40 + len(x))
     expected: dict[str, Tensor] = {}
     sent: dict[str, Tensor] = {}
@@ -350,8 +352,8 @@ def assert_same(network: SpikingNetwork, x: Tensor, place: str, noise: float = 0
         return tap
 
     with torch.no_grad():
-        logits = network(x, [deletion.tap(network, indices, 3), keep(expected)])
-    own = engine.run(x, (deletion.tap(network, indices, 3, engine.delete), keep(sent)))
+        logits = network(x, [*deletion.taps(indices), keep(expected)])
+    own = engine.run(x, (*deletion.taps(indices, engine.delete), keep(sent)))
     assert list(sent) == list(expected)
     for name in sent:
         assert torch.equal(sent[name], expected[name]), name
@@ -403,7 +405,7 @@ def test_lines_meet_in_a_sum(place: str) -> None:
 def test_simulations_measure_the_same(place: str) -> None:
     network, images = random_network(2, TWTA), random_images(5, (2, 7, 8))
     own, plain = (
-        simulate(engine, images, 0.2, tuple(name for name, _ in network.units()), trials=2, batch_size=3).to_dict()
+        simulate(engine, images, [Deletion(0.2, ("all",))], trials=2, batch_size=3).to_dict()
         for engine in (TritonEngine(network, torch.device(place)), DenseEngine(network))
     )
     assert own.pop("engine") == "triton" and plain.pop("engine") == "dense"

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from snnconv import runs
-from snnconv.cli.options import find, output_options, print_json, run_options, runs_dir_option, sample_options
+from snnconv.cli.exporting import check_certificate
+from snnconv.cli.options import (
+    data_dir_option,
+    find,
+    output_options,
+    preprocessing_from,
+    preprocessing_options,
+    print_json,
+    run_options,
+    runs_dir_option,
+    sample_options,
+)
 from snnconv.errors import ParityError
 
 
@@ -52,15 +64,57 @@ def import_checkpoint(
 
 @click.command()
 @click.option("--split", is_flag=True, help="Two neurons a signed unit, one on a positive and one on a negative line.")
+@click.option(
+    "--model",
+    metavar="MODULE:FACTORY",
+    help="A network of your own: what makes it, importable from here, such as nets.small:make_net.",
+)
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="With --model: its weights, as safetensors or as torch.save(model.state_dict(), FILE).",
+)
+@click.option("--data", metavar="SET", help="With --model: the data set it was trained on.")
+@preprocessing_options
+@data_dir_option
 @run_options
 @output_options
-def convert(split: bool, run: str | None, runs_dir: Path, as_json: bool, quiet: bool) -> None:
-    """Convert a run's trained network, layer by layer, into a spiking one.
+def convert(
+    split: bool,
+    model: str | None,
+    weights: Path | None,
+    data: str | None,
+    data_dir: Path | None,
+    run: str | None,
+    runs_dir: Path,
+    as_json: bool,
+    quiet: bool,
+    **preprocessing: Any,
+) -> None:
+    """Convert a run's trained network, or one of your own, layer by layer, into a spiking one.
 
     --split is for hardware whose spikes have no sign: a unit that sends -1, 0 or +1 becomes a neuron for
     +1 and one for -1, with equal results. verify and simulate take the network as it is.
+
+    \b
+    A network of your own becomes a run like any other:
+      snnconv convert --model nets.small:make_net --weights small.safetensors --data cifar10
     """
-    target = find(runs_dir, run, runs.ANN, quiet)
+    if model is None:
+        own = {"weights": weights, "data": data, "data-dir": data_dir} | preprocessing
+        given = [name for name, value in own.items() if value is not None and value is not False]
+        if given:
+            raise click.UsageError(f"--{given[0]} goes with --model; a run knows its own")
+        target = find(runs_dir, run, runs.ANN, quiet)
+    else:
+        if weights is None or data is None:
+            raise click.UsageError("--model needs --weights FILE and --data SET")
+        if run is not None:
+            raise click.UsageError("give --model for a new run, or --run for one that there is")
+        settings = preprocessing_from(preprocessing)
+        from snnconv.own_models import bring
+
+        target = bring(model, weights, data, settings, runs_dir, data_dir, split)
     from snnconv.formats.summary import summarise
     from snnconv.pipeline import convert_run
 
@@ -78,10 +132,18 @@ def convert(split: bool, run: str | None, runs_dir: Path, as_json: bool, quiet: 
 
 
 @click.command()
+@click.option(
+    "--certificate",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Check a certificate: compute all it says anew, also with other numbers of threads; with --run, see that the "
+    "run's ANN is the certified one.",
+)
 @run_options
 @sample_options
 @output_options
 def verify(
+    certificate: Path | None,
     run: str | None,
     runs_dir: Path,
     data: str | None,
@@ -95,6 +157,11 @@ def verify(
     quiet: bool,
 ) -> None:
     """Prove on the test images that every unit's count equals the ANN's code; exit status 1 if not."""
+    if certificate is not None:
+        if data is not None or images is not None:
+            raise click.UsageError("a certificate says itself what --data and --images it was made on")
+        check_certificate(certificate, run, runs_dir, data_dir, batch_size, workers, engine, as_json, quiet)
+        return
     target = find(runs_dir, run, runs.ANN, quiet)
     from snnconv.pipeline import pick_device, test_sample, verify_run
 

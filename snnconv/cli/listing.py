@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from snnconv import runs
 from snnconv.cli.options import json_option, print_json, run_options, runs_dir_option, say
@@ -57,23 +58,42 @@ def list_runs(runs_dir: Path, as_json: bool) -> None:
 
 
 @click.command()
+@click.argument("file", type=click.Path(path_type=Path), required=False)
 @run_options
 @json_option
-def info(run: str | None, runs_dir: Path, as_json: bool) -> None:
-    """Describe a run: recipe, environment, training, network, results."""
+def info(file: Path | None, run: str | None, runs_dir: Path, as_json: bool) -> None:
+    """Describe a run: recipe, environment, training, network, results; or one FILE of snnconv's.
+
+    FILE is a converted network, a trained ANN, a certificate, exported arrays, a result of a run, or a run folder.
+    """
+    if file is not None and run is not None:
+        raise click.UsageError("give a FILE or --run, not both")
+    if file is not None and file.is_dir():
+        run = str(file)
+    elif file is not None:
+        from snnconv.formats.inspection import inspect
+
+        values = inspect(file)
+        if as_json:
+            print_json(values)
+        else:
+            click.echo(_tree(values))
+        return
     found = runs.find_run(runs_dir, run, runs.CONFIG)
     target = found or runs.shipped_run()
     if run is None:
         say(f"using {'run' if found else 'the run that comes with snnconv:'} {target.path}", quiet=as_json)
     described: dict[str, Any] = {"name": target.name, "path": str(target.path), "state": _state(target)["state"]}
     described |= {"recipe": to_mapping(target.recipe), "seed": target.seed, "created": target.created}
-    for key, file in (
+    if target.model is not None:
+        described["model"] = msgspec.to_builtins(target.model)
+    for key, part in (
         ("environment", runs.ENVIRONMENT),
         ("training", runs.TRAINING),
         ("verification", runs.VERIFICATION),
     ):
-        if target.has(file):
-            described[key] = runs.read_json(target.file(file), dict[str, Any])
+        if target.has(part):
+            described[key] = runs.read_json(target.file(part), dict[str, Any])
     if target.has(runs.NETWORK):
         from snnconv.formats.native import load
         from snnconv.formats.summary import summarise

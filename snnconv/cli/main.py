@@ -7,10 +7,14 @@ from typing import Any
 import click
 
 from snnconv.cli.conversion import convert, import_checkpoint, verify
+from snnconv.cli.exporting import export
 from snnconv.cli.listing import info, list_runs, recipes
 from snnconv.cli.merging import merge
 from snnconv.cli.plotting import plot
+from snnconv.cli.predicting import predict
+from snnconv.cli.reporting import report
 from snnconv.cli.simulation import demo, simulate
+from snnconv.cli.sweeping import sweep
 from snnconv.cli.training import train
 from snnconv.errors import SnnconvError
 
@@ -31,12 +35,16 @@ def main() -> None:
     """Turn quantized neural networks into spiking ones, prove that nothing was lost, simulate and count.
 
     \b
-    The pipeline:  train -> convert -> verify -> simulate -> plot
+    The pipeline:  train -> convert -> verify -> simulate -> plot, report, export, predict
 
     Every command but train, import and merge works as typed: it takes the newest run that has what it
     needs, or the small trained network that comes with the package.
     """
 
 
-for _command in (train, import_checkpoint, convert, verify, simulate, plot, merge, demo, recipes, list_runs, info):
+_COMMANDS = (
+    *(train, import_checkpoint, convert, verify, simulate, sweep, plot, report, export, predict, merge, demo),
+    *(recipes, list_runs, info),
+)
+for _command in _COMMANDS:
     main.add_command(_command)

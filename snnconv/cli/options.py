@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from snnconv import runs
+from snnconv.config import Preprocessing
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,12 +51,42 @@ workers_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 quiet_option = click.option("--quiet", is_flag=True, help="Show no progress and no remarks.")
+noise_option = click.option(
+    "--noise",
+    multiple=True,
+    metavar="NAME:RATIO[@LAYERS]",
+    help="A noise: deletion, insertion, jitter, input, membrane, weight, threshold, stuck-silent, stuck-firing or "
+    "bitflip; layers are encoder, all, or names joined by +. Repeat for several.",
+)
 
 run_options = bundle(run_option, runs_dir_option)
 sample_options = bundle(
     data_option, data_dir_option, images_option, batch_size_option, workers_option, device_option, engine_option
 )
 output_options = bundle(json_option, quiet_option)
+
+
+def _numbers(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float, ...] | None:
+    """Numbers with commas between."""
+    try:
+        return None if text is None else tuple(float(number) for number in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no list of numbers such as 0.49,0.48,0.45") from error
+
+
+preprocessing_options = bundle(
+    click.option("--crop", type=int, metavar="SIDE", help="With --model: side of the image's central crop [pixels]."),
+    click.option("--resize", type=int, metavar="SIDE", help="With --model: shorter side of an image file [pixels]."),
+    click.option("--divisor", type=float, help="With --model: what pixels, 0..255, are divided by.  [default: 255]"),
+    click.option("--mean", callback=_numbers, metavar="LIST", help="With --model: mean a channel, as 0.49,0.48,0.45."),
+    click.option("--sd", callback=_numbers, metavar="LIST", help="With --model: standard deviation a channel."),
+    click.option("--standardise", is_flag=True, help="With --model: each image to mean 0 and standard deviation 1."),
+)
+
+
+def preprocessing_from(options: dict[str, Any]) -> Preprocessing:
+    """The preprocessing that these options ask for; what is not given keeps its default."""
+    return Preprocessing(**{name: value for name, value in options.items() if value is not None and value is not False})
 
 
 def find(runs_dir: Path, name: str | None, needs: str, quiet: bool) -> runs.Run:

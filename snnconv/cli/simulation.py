@@ -11,6 +11,7 @@ from snnconv.cli.options import (
     device_option,
     figs_dir_option,
     find,
+    noise_option,
     output_options,
     print_json,
     run_options,
@@ -21,29 +22,53 @@ from snnconv.cli.options import (
 
 
 @click.command()
+@noise_option
 @click.option(
     "--noise-ratio",
     type=click.FloatRange(0, 1),
     default=0.0,
     show_default=True,
-    help="Probability that a spike is lost.",
+    help="Probability that a spike is lost: short for --noise deletion:RATIO@encoder.",
 )
 @click.option(
-    "--noise-layers", default="encoder", show_default=True, help="encoder, all, or layer names with commas between."
+    "--noise-layers",
+    default="encoder",
+    show_default=True,
+    help="Where --noise-ratio acts: encoder, all, or layer names with commas between.",
 )
 @click.option(
     "--trials", type=click.IntRange(min=1), default=1, show_default=True, help="Repetitions with other noise."
 )
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of the noise.")
+@click.option(
+    "--neuron",
+    default="ladder",
+    show_default=True,
+    metavar="NAME",
+    help="ladder, integrate-then-fire, if, signed-if, st-bif, or negative-spike.",
+)
+@click.option(
+    "--steps", type=int, metavar="T", help="Time steps. [default: enough for exact neurons to settle; ladder: 1]"
+)
+@click.option(
+    "--exit-margin",
+    type=float,
+    metavar="P",
+    help="Also answer each image at the first step at which its two likeliest classes are P apart, 0..1.",
+)
 @run_options
 @figs_dir_option
 @sample_options
 @output_options
 def simulate(
+    noise: tuple[str, ...],
     noise_ratio: float,
     noise_layers: str,
     trials: int,
     seed: int,
+    neuron: str,
+    steps: int | None,
+    exit_margin: float | None,
     run: str | None,
     runs_dir: Path,
     figs_dir: Path,
@@ -59,8 +84,7 @@ def simulate(
 ) -> None:
     """Run the spiking network over the test images: accuracy, spikes and synaptic operations, with noise.
 
-    Deletion noise: each spike of each threshold neuron is lost with probability --noise-ratio, in the
-    encoder unless --noise-layers says otherwise.
+    Noises may be given together, each on layers of its own: --noise deletion:0.1@all --noise threshold:0.05
     """
     target = find(runs_dir, run, runs.ANN, quiet)
     from snnconv.pipeline import pick_device, simulate_run, test_sample
@@ -78,6 +102,10 @@ def simulate(
         batch_size,
         engine,
         quiet,
+        noise,
+        neuron,
+        steps,
+        exit_margin,
     )
     if as_json:
         print_json(result)
@@ -87,6 +115,11 @@ def simulate(
 
     say(choices_summary(result), quiet)
     click.echo(render(simulation_table(result)))
+    if result["steps"] > 1:
+        from snnconv.reporting.steps import steps_table, time_summary
+
+        click.echo(render(steps_table(result)))
+        click.echo(time_summary(result))
     click.echo(simulation_summary(result))
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import fx, nn
 
-from snnconv.conversion.values import Analog, Counts, Sum, Value
+from snnconv.conversion.fixed_point import fix_weights
+from snnconv.conversion.values import Analog, Counts, Sum, Value, lifted
 from snnconv.grids import Grid
 from snnconv.snn.layers import Encoder, Readout, spiking_layer
 from snnconv.snn.network import INPUT, Header, Node, Origin, SpikingNetwork
@@ -36,11 +37,28 @@ class Builder:
         """Shape of what a wire carries for one image."""
         return self.header.shape if wire == INPUT else self.nodes[wire].shape
 
-    def add_layer(self, node: fx.Node, layer: nn.Module, inputs: tuple[str, ...], origin: Origin | None = None) -> str:
-        """Add a layer named after its graph node; returns the wire it sends on."""
-        name = node.name + "_" if hasattr(self._reserved, node.name) else node.name
+    def add_layer(
+        self,
+        node: fx.Node,
+        layer: nn.Module,
+        inputs: tuple[str, ...],
+        origin: Origin | None = None,
+        shape: tuple[int, ...] | None = None,
+    ) -> str:
+        """Add a layer named after its graph node; returns the wire it sends on.
+
+        Args:
+            node: The node; several layers may come of one.
+            layer: The layer.
+            inputs: Wires it reads.
+            origin: The quantizer it was made from.
+            shape: Shape of one output where it is not the node's.
+        """
+        name = node.name
+        while hasattr(self._reserved, name) or name in (INPUT, *self.layers):
+            name += "_"
         self.layers[name] = layer
-        self.nodes[name] = Node(inputs, tuple(node.meta["shape"][1:]), origin)
+        self.nodes[name] = Node(inputs, lifted(tuple(node.meta["shape"][1:])) if shape is None else shape, origin)
         return name
 
     def add_encoder(self, node: fx.Node, grid: Grid, value: Analog) -> Counts:
@@ -49,9 +67,10 @@ class Builder:
         return self._counts(node, wire, grid)
 
     def add_spiking(self, node: fx.Node, grid: Grid, total: Sum) -> Counts:
-        """Close a sum with its quantizer: a spiking layer."""
-        branches = [term.branch() for term in total.terms]
-        layer = spiking_layer(branches, total.grid_before(grid), [term.largest for term in total.terms])
+        """Close a sum with its quantizer: a spiking layer, whose float weights become codes."""
+        own = total.grid_before(grid)
+        total = fix_weights(total, own)
+        layer = spiking_layer([term.branch() for term in total.terms], own, [term.largest for term in total.terms])
         wire = self.add_layer(node, layer, tuple(term.wire for term in total.terms), self._origin(node))
         return self._counts(node, wire, grid)
 

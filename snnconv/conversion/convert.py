@@ -9,11 +9,12 @@ from torch import Tensor, fx, nn
 
 from snnconv.config import Preprocessing
 from snnconv.conversion.builder import Builder
-from snnconv.conversion.graph import trace
+from snnconv.conversion.graph import is_plain, place, trace
 from snnconv.conversion.refusals import refuse_float_activations, refuse_stream_around_quantizer
-from snnconv.conversion.rules import FUNCTIONS, MODULES, rule_for
-from snnconv.conversion.values import Analog, Counts, Sum, Value, as_sum
+from snnconv.conversion.rules import FUNCTIONS, MODULES, function_name, module_for, remedy_for, rule_for
+from snnconv.conversion.values import Analog, Counts, Sum, Value, as_sum, lifted
 from snnconv.errors import ConversionError
+from snnconv.snn.layers import Stage
 from snnconv.snn.network import Header, SpikingNetwork
 
 
@@ -46,7 +47,7 @@ def convert(
     builder = Builder(Header(tuple(example_input.shape[1:]), preprocessing, dict(about or {})))
     for node in traced.graph.nodes:
         if node.op == "placeholder":
-            builder.values[node] = Analog()
+            builder.values[node] = _input(node)
         elif node.op == "output":
             return _close(builder, node)
         else:
@@ -55,17 +56,23 @@ def convert(
 
 
 def _apply(builder: Builder, traced: fx.GraphModule, node: fx.Node) -> Value:
-    module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
     rule, kind = rule_for(traced, node)
     if rule is None:
-        raise ConversionError(
-            f"layer {node.target if module is not None else node.name} ({kind}) cannot be converted; accepted are "
-            + (_accepted_modules() if module is not None else _accepted_functions())
-        )
+        if is_plain(node):
+            return None
+        accepted = _accepted_modules() if node.op == "call_module" else _accepted_functions()
+        remedy = f": {remedy_for(kind)}" if remedy_for(kind) else ""
+        raise ConversionError(f"layer {place(node)} ({kind}) cannot be converted{remedy}; accepted are {accepted}")
     try:
-        return rule(builder, node, module, builder.value(node.args[0] if node.args else None))
+        return rule(builder, node, module_for(traced, node), builder.value(node.args[0] if node.args else None))
     except ConversionError as error:
-        raise ConversionError(f"layer {node.target if module is not None else node.name} ({kind}): {error}") from error
+        raise ConversionError(f"layer {place(node)} ({kind}): {error}") from error
+
+
+def _input(node: fx.Node) -> Analog:
+    """The analog input; a sequence as an image of one row."""
+    shape = tuple(node.meta["shape"][1:])
+    return Analog() if lifted(shape) == shape else Analog((Stage(shape=lifted(shape)),))
 
 
 def _close(builder: Builder, node: fx.Node) -> SpikingNetwork:
@@ -90,5 +97,4 @@ def _accepted_modules() -> str:
 
 
 def _accepted_functions() -> str:
-    names = {key if isinstance(key, str) else key.__name__ for key in FUNCTIONS}
-    return ", ".join(sorted(names))
+    return ", ".join(sorted({function_name(key) for key in FUNCTIONS}))

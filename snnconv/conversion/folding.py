@@ -34,14 +34,16 @@ def fold_batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tens
     return scale.cpu(), offset.cpu()
 
 
-def weight_parts(layer: nn.Conv2d | nn.Linear) -> list[Part]:
+def weight_parts(layer: nn.Module) -> list[Part]:
     """Weight of a layer as a sum of codes times scales; a float weight is one part with scale 1.
 
     Raises:
-        ConversionError: it carries a parametrization that shows no parts.
+        ConversionError: it carries a parametrization that shows no parts, or holds values that are not finite.
     """
+    weight = cast(Tensor, layer.weight).detach().cpu().clone()
+    if not bool(torch.isfinite(weight).all()):
+        raise ConversionError("its weight holds values that are not finite: train it anew, or load another file")
     if not parametrize.is_parametrized(layer, "weight"):
-        weight = layer.weight.detach().cpu().clone()
         return [Part(weight, torch.ones(weight.shape[0], dtype=torch.float64))]
     chain = cast(parametrize.ParametrizationList, cast(nn.ModuleDict, layer.parametrizations)["weight"])
     quantizer = chain[0]

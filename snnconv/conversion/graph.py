@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,8 +21,30 @@ def is_quantizer(module: nn.Module) -> bool:
     return isinstance(getattr(module, "grid", None), Grid)
 
 
+class _Proxy(fx.Proxy):
+    """A value while a forward is traced, which keeps ``a += b`` apart from ``a + b``."""
+
+    def _changed(self, change: Any, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", change, (self, other), {})
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self._changed(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> fx.Proxy:
+        return self._changed(operator.isub, other)
+
+    def __imul__(self, other: Any) -> fx.Proxy:
+        return self._changed(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> fx.Proxy:
+        return self._changed(operator.itruediv, other)
+
+
 class _Tracer(fx.Tracer):
     """Looks into every module but torch's own and the quantizers."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         ours = is_quantizer(m) or isinstance(m, ChannelPermutation | Shortcut)
@@ -28,19 +52,23 @@ class _Tracer(fx.Tracer):
 
 
 class _Shapes(fx.Interpreter):
-    """Runs the graph once and notes each node's result in its meta."""
+    """Runs the graph once and notes in each node's meta the shape of its result, or the plain value it is."""
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         n.meta["shape"] = tuple(result.shape) if isinstance(result, Tensor) else None
+        n.meta["plain"] = None if isinstance(result, Tensor) else result
         return result
 
 
 def trace(model: nn.Module, example_input: Tensor) -> fx.GraphModule:
-    """Trace a model in evaluation mode; ``node.meta["shape"]`` holds each tensor's shape, None for plain numbers.
+    """Trace a model in evaluation mode.
+
+    ``node.meta["shape"]`` holds each tensor's shape, None for plain values, which are ``node.meta["plain"]``.
 
     Raises:
-        ConversionError: its forward cannot be traced, or does not take the example.
+        ConversionError: its forward cannot be traced, does not take the example, or hides what it does in hooks or
+            in changes in place.
     """
     with evaluation_mode(model), torch.no_grad():
         try:
@@ -55,13 +83,111 @@ def trace(model: nn.Module, example_input: Tensor) -> fx.GraphModule:
         if len(inputs) != 1:
             raise ConversionError(f"{type(model).__name__} takes {len(inputs)} inputs; one image tensor is accepted")
         try:
-            _Shapes(traced).run(example_input)
+            _Shapes(traced).run(_several(example_input))
         except Exception as error:  # likewise
             raise ConversionError(
                 f"{type(model).__name__} does not take an input of shape {list(example_input.shape)} "
                 f"({_first_line(error)})"
             ) from error
+    _refuse_hooks(traced)
+    _refuse_hidden_changes(traced)
     return traced
+
+
+def _several(example_input: Tensor) -> Tensor:
+    """The example as two images at least, so that no batch of 1 is taken for a size of the network's own."""
+    one = example_input.ndim > 1 and len(example_input) == 1
+    return torch.cat([example_input, example_input]) if one else example_input
+
+
+def is_plain(node: fx.Node) -> bool:
+    """Whether a node's result is a plain value such as a size, and no tensor nor several."""
+    if node.op not in ("call_function", "call_method") or node.meta["shape"] is not None:
+        return False
+    plain = node.meta["plain"]
+    return all(isinstance(part, int | float | str) for part in (plain if isinstance(plain, tuple | list) else (plain,)))
+
+
+def place(node: fx.Node) -> str:
+    """Where a node stands: a module's path; or a call's name in the graph, and the module whose forward makes it."""
+    if node.op == "call_module":
+        return str(node.target)
+    if node.op == "placeholder":
+        return f"the input ({node.target})"
+    inside = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
+    return f"{node.name} in {inside[-1]}" if inside else node.name
+
+
+def fingerprint(traced: fx.GraphModule) -> str:
+    """SHA-256, in hexadecimal, of what a network computes but for its weights: calls, settings, grids and shapes."""
+    lines = []
+    for node in traced.graph.nodes:
+        target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "function")
+        lines.append(f"{node.op} {node.name} {target} {node.args} {node.kwargs}")
+        if node.op == "call_module":
+            module = traced.get_submodule(str(node.target))
+            lines.append(f"{module!r} {getattr(module, 'grid', None)!r}")
+    lines += [f"{name} {list(tensor.shape)}" for name, tensor in traced.state_dict().items()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _refuse_hooks(traced: fx.GraphModule) -> None:
+    """Refuse forward hooks, which may change what a layer takes or gives without a trace in the graph."""
+    for node in traced.graph.nodes:
+        if node.op == "call_module":
+            module = traced.get_submodule(str(node.target))
+            if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+                raise ConversionError(
+                    f"layer {node.target} ({type(module).__name__}) has forward hooks or a forward of its own, which "
+                    "may change its values unseen: remove them before converting "
+                    "(torch.nn.utils.prune.remove, remove_weight_norm)"
+                )
+
+
+ALIASES = ("Identity", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "Flatten", "Unflatten")
+"""Modules, and by the names below functions and methods, whose result may share its memory with what they are given."""
+ALIASING = ("flatten", "view", "reshape", "squeeze", "unsqueeze", "unflatten", "contiguous", "detach", "dropout")
+
+
+def _refuse_hidden_changes(traced: fx.GraphModule) -> None:
+    """Refuse a change in place of a value that is read again later: the graph would show its old self there."""
+    order = {node: number for number, node in enumerate(traced.graph.nodes)}
+    memory: dict[fx.Node, fx.Node] = {}  # each value, and the first one that lies in the same memory
+    for node in traced.graph.nodes:
+        source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+        shares = source is not None and (_aliases(traced, node) or _in_place(traced, node))
+        memory[node] = memory[source] if source is not None and shares else node
+        if source is None or not _in_place(traced, node):
+            continue
+        for other in (n for n, first in memory.items() if first is memory[source] and n is not node):
+            for reader in other.users:
+                if order[reader] > order[node]:
+                    raise ConversionError(
+                        f"layer {place(node)} changes in place a value that {place(reader)} reads afterwards: set "
+                        "inplace=False there, or write a = a + b in the place of a += b"
+                    )
+
+
+def _aliases(traced: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return type(traced.get_submodule(str(node.target))).__name__ in ALIASES
+    return node.op in ("call_function", "call_method") and _called(node) in ALIASING
+
+
+def _in_place(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node overwrites its first argument."""
+    if node.meta.get("shape") is None or _aliases(traced, node):
+        return False
+    if node.op == "call_module":
+        return bool(getattr(traced.get_submodule(str(node.target)), "inplace", False))
+    if node.op not in ("call_function", "call_method"):
+        return False
+    operators = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
+    return node.kwargs.get("inplace") is True or node.target in operators or _called(node).endswith("_")
+
+
+def _called(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
 
 
 def _first_line(error: Exception) -> str:

@@ -29,6 +29,10 @@ class Record:
     codes: Tensor
     grid: Grid
 
+    def as_image(self) -> Record:
+        """The same, where it is a sequence (N, C, L) as an image of one row, (N, C, 1, L)."""
+        return Record(self.z.unsqueeze(2), self.codes.unsqueeze(2), self.grid) if self.codes.ndim == 3 else self
+
     def side(self, sign: int) -> Record:
         """The codes of one sign alone: max(sign * codes, 0) of sign * z."""
         return Record(sign * self.z, (sign * self.codes).clamp(min=0), self.grid.side(sign))

@@ -10,8 +10,11 @@ from enum import IntEnum
 
 from torch import fx
 
-from snnconv.conversion import rules
-from snnconv.conversion.rules import Rule, rule_for
+from snnconv.conversion.activations import hardtanh, prelu, quantize, relu
+from snnconv.conversion.graph import place
+from snnconv.conversion.joining import add
+from snnconv.conversion.rules import AFFINE, Rule, rule_for
+from snnconv.conversion.weighted import batch_norm
 from snnconv.errors import ConversionError
 
 FLOAT_ACTIVATIONS = (
@@ -32,10 +35,10 @@ def refuse_float_activations(traced: fx.GraphModule) -> None:
     found = []
     for node in traced.graph.nodes:
         rule, kind = rule_for(traced, node)
-        if rule is rules.quantize:
+        if rule is quantize:
             return
         if kind.lower().replace("_", "") in FLOAT_ACTIVATIONS:
-            found.append(f"{kind} at {_place(node)}")
+            found.append(f"{kind} at {place(node)}")
     more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
     seen = f"its activations are float ({', '.join(found[:NAMED])}{more})" if found else "it has no activations at all"
     raise ConversionError(
@@ -80,9 +83,9 @@ def refuse_stream_around_quantizer(traced: fx.GraphModule) -> None:
         kinds[node] = _kind(rule, max((kinds[source] for source in sources), default=_Kind.FLOAT))
         before[node] = frozenset({node}).union(*(before[source] for source in sources))
         stream[node] = frozenset({node}).union(*(stream[source] for source in sources))
-        if rule is rules.quantize:
+        if rule is quantize:
             ended[node], stream[node] = stream[sources[0]], frozenset()
-        if rule is rules.add:
+        if rule is add:
             around: Nodes = frozenset().union(*(stream[source] for source in sources if kinds[source] == _Kind.FLOAT))
             passed = {quantizer: way for quantizer, way in ended.items() if quantizer in before[node]}
             _refuse_fork(node, around, passed)
@@ -97,8 +100,8 @@ def _refuse_fork(total: fx.Node, around: Nodes, passed: Mapping[fx.Node, Nodes])
         quantizer = next((quantizer for quantizer, way in passed.items() if fork in way), None)
         if fork in around and quantizer is not None:
             raise ConversionError(
-                f"the stream forks at {_place(fork)}: one way leads through quantizer {_place(quantizer)}, the other "
-                f"carries unquantized values around it to the sum {_place(total)}, and a spiking network sends counts "
+                f"the stream forks at {place(fork)}: one way leads through quantizer {place(quantizer)}, the other "
+                f"carries unquantized values around it to the sum {place(total)}, and a spiking network sends counts "
                 "only; quantize the stream in front of the fork, so after every sum, with a module such as "
                 "KBQuantizer (STTN: train it with the quantization sttn-k1B4)"
             )
@@ -106,22 +109,12 @@ def _refuse_fork(total: fx.Node, around: Nodes, passed: Mapping[fx.Node, Nodes])
 
 def _kind(rule: Rule | None, source: _Kind) -> _Kind:
     """Kind of what a rule makes of values of this kind; where it depends on the values, the nearest to counts."""
-    if rule is rules.quantize:
+    if rule is quantize:
         return _Kind.COUNTS
-    if rule in (rules.add, rules.batch_norm):
+    if rule in (add, batch_norm):
         return max(source, _Kind.AFFINE)
-    if rule in (rules.conv2d, rules.linear):
+    if rule in AFFINE:
         return _Kind.AFFINE if source == _Kind.COUNTS else _Kind.FLOAT
-    if rule is rules.prelu or (rule in (rules.relu, rules.hardtanh) and source == _Kind.AFFINE):
+    if rule is prelu or (rule in (relu, hardtanh) and source == _Kind.AFFINE):
         return _Kind.FLOAT
     return source
-
-
-def _place(node: fx.Node) -> str:
-    """Where a node stands: a module's path; or a call's name in the graph, and the module whose forward makes it."""
-    if node.op == "call_module":
-        return str(node.target)
-    if node.op == "placeholder":
-        return f"the input ({node.target})"
-    inside = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
-    return f"{node.name} in {inside[-1]}" if inside else node.name

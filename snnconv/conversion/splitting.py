@@ -29,14 +29,16 @@ from snnconv.snn.layers import (
     Flatten,
     MaxPool2d,
     Readout,
+    Reshape,
     SpikingLayer,
     Stage,
     SumPool2d,
     ZeroChannelShortcut,
+    ZeroPad2d,
     spiking_layer,
 )
 from snnconv.snn.network import Node, SpikingNetwork
-from snnconv.snn.synapses import Conv2dSynapse, IdentitySynapse, LinesSynapse, Synapse
+from snnconv.snn.synapses import GroupedSynapse, IdentitySynapse, LinesSynapse, Synapse
 
 NAMES = {1: "plus", -1: "minus"}
 """What is appended to the name of a layer that is split."""
@@ -88,6 +90,9 @@ class _Splitter:
         if all(each == WHOLE for each in lines):
             self.layers[name], self.nodes[name] = copy.deepcopy(layer), node
             return
+        if isinstance(layer, Concat):
+            self._join(name, layer, node, lines)
+            return
         self.layers[name], self.nodes[name] = self._reader(layer, node, lines[0]), node
         if not isinstance(layer, SpikingLayer | Readout):
             self._set_lines(name, lines[0])
@@ -106,6 +111,29 @@ class _Splitter:
         self.layers[name], self.nodes[name] = Concat(), Node(tuple(sides), node.shape)
         self._set_lines(name, unit.grid.signs)
 
+    def _join(self, name: str, layer: Concat, node: Node, lines: list[Lines]) -> None:
+        """Join wires line by line; one without negative counts gets a line that carries none."""
+        both = tuple(NAMES)
+        if layer.lines > 1 or any(each not in (WHOLE, both) for each in lines):
+            raise ConversionError("it joins wires that only send negative counts with others")
+        inputs = [
+            wire if own == both else self._with_silent_line(name, wire)
+            for wire, own in zip(node.inputs, lines, strict=True)
+        ]
+        self.layers[name], self.nodes[name] = Concat(len(both)), replace(node, inputs=tuple(inputs))
+        self._set_lines(name, both)
+
+    def _with_silent_line(self, reader: str, wire: str) -> str:
+        channels, *pixels = self.network.wire_shape(wire)
+        if len(pixels) != 2:
+            raise ConversionError(
+                f"wire {wire} has no negative counts: join it with signed ones in front of the flatten"
+            )
+        name = self._free(f"{reader}_{wire}")
+        self.layers[name] = ZeroChannelShortcut(2 * channels)
+        self.nodes[name] = Node((wire,), (2 * channels, *pixels))
+        return name
+
     def _reader(self, layer: nn.Module, node: Node, lines: Lines) -> nn.Module:
         """What an unsigned layer becomes that reads a wire of several lines."""
         match layer:
@@ -113,8 +141,10 @@ class _Splitter:
                 return spiking_layer(self._branches(layer, node), layer.grid, layer.largest)
             case Readout():
                 return Readout(self._branches(layer, node))
-            case SumPool2d() | Flatten():
+            case SumPool2d() | Flatten() | ZeroPad2d():
                 return copy.deepcopy(layer)
+            case Reshape():
+                return Reshape((len(lines) * layer.shape[0], *layer.shape[1:]))
             case ZeroChannelShortcut():
                 return ZeroChannelShortcut(len(lines) * layer.channels, layer.stride, len(lines))
             case MaxPool2d():
@@ -145,7 +175,7 @@ class _Splitter:
 
 
 def _scaled(branch: Branch, sign: int, synapse: Synapse) -> Branch:
-    return Branch(synapse, sign * branch.scale, sign * branch.offset, branch.divisor)
+    return Branch(synapse, sign * branch.scale, sign * branch.offset, branch.divisor, branch.rounding)
 
 
 def _encoder_side(encoder: Encoder, sign: int, channels: int) -> Encoder:
@@ -173,18 +203,18 @@ def _reading(synapse: Synapse, lines: Lines, channels: int) -> Synapse:
     """
     if lines == WHOLE:
         return copy.deepcopy(synapse)
-    if synapse.integer and int(synapse.weight.min()) == -128:
+    if synapse.weight.dtype == torch.int8 and int(synapse.weight.min()) == -128:
         raise ConversionError("its weight code -128 has no negative in 8 bits; codes of -127 to 127 are accepted")
     weight = torch.cat([sign * synapse.weight for sign in lines], 1)
     if isinstance(synapse, IdentitySynapse):
         return LinesSynapse(weight)
     settings = synapse.settings | {"lines": len(lines)}
-    if isinstance(synapse, Conv2dSynapse):
+    if isinstance(synapse, GroupedSynapse):
         settings["channels"] = _order(synapse, len(lines), channels)
     return type(synapse)(weight, **settings)
 
 
-def _order(synapse: Conv2dSynapse, lines: int, channels: int) -> tuple[int, ...] | None:
+def _order(synapse: GroupedSynapse, lines: int, channels: int) -> tuple[int, ...] | None:
     """Channels that a convolution reads, group by group and line by line; None where that is as they come."""
     order = range(channels) if synapse.channels is None else synapse.channels
     size = len(order) // synapse.groups

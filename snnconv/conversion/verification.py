@@ -7,7 +7,8 @@
   and logits are compared.
 
 A unit may differ only where the ANN itself rounds and its float64 value lies within a relative 1e-9 of
-a boundary (a tie): in the encoder, and behind an average pool whose window is no power of two.
+a boundary (a tie): in the encoder, behind an average pool whose window is no power of two, and in layers with float
+weights, whose sum the ANN rounds in float64.
 Differences of the same image downstream are attributed to it.
 
 A unit split by sign has two layers: one is compared with the codes above zero, the other with the sizes of
@@ -53,7 +54,8 @@ class LayerParity:
         rate: Spikes a unit and level.
         silent: No unit fired on any image.
         saturated: Every unit fired all its spikes on every image.
-        rounding_bound: Largest rounding of the integer potential, in units of the value; 0 for one branch.
+        rounding_bound: Largest rounding of the integer potential, in units of the value: of float weights to codes, and
+            of the multipliers of several branches; 0 where there is none.
         within_bound: Units that lie nearer to a boundary than that.
         ties: Units that differ within the float64 margin, where the ANN itself rounds.
         partner: Layer of the same units' other sign; empty where both signs are in one.
@@ -204,6 +206,7 @@ def _compare_layers(network: SpikingNetwork, recorder: Recorder, x: Tensor, pari
         if origin is None:
             return counts
         record = recorder.records.get((origin.module, origin.call))
+        record = None if record is None else record.as_image()
         if record is None or record.codes.shape != counts.shape:
             raise ConversionError(f"layer {name} was made from quantizer {origin.module}, which this ANN does not have")
         if origin.side:
@@ -248,7 +251,9 @@ def _tally(entry: LayerParity, unit: Encoder | SpikingLayer, counts: Tensor, rec
 
 def _rounds(unit: Encoder | SpikingLayer) -> bool:
     """Whether the ANN's value of this unit carries rounding: it is no sum of codes times a power of two."""
-    return isinstance(unit, Encoder) or any(branch.divisor & (branch.divisor - 1) for branch in unit.branches)
+    if isinstance(unit, Encoder):
+        return True
+    return any(branch.divisor & (branch.divisor - 1) or branch.rounding is not None for branch in unit.branches)
 
 
 def _margin(record: Record) -> Tensor:

@@ -37,6 +37,32 @@ def central_image(path: Path, settings: Preprocessing) -> Tensor:
     return _centre(_resized(_decode(path), settings.resize), settings.crop, path)
 
 
+def fitted_image(path: Path, channels: int, size: tuple[int, int], resize: int | None = None) -> Tensor:
+    """Any image file as one of a given size: resized, in proportion, and its middle; uint8, (channels, *size).
+
+    Args:
+        path: The file; one that has the size already is left as it is.
+        channels: 1 for grey, 3 for colour.
+        size: Height and width.
+        resize: What its shorter side is brought to; None takes the smallest that covers ``size``.
+
+    Raises:
+        DataError: a file that cannot be read.
+    """
+    image, (height, width) = _decode(path), size
+    if resize is not None:
+        image = _resized(image, resize)
+    elif image.size != (width, height):
+        scale = max(width / image.width, height / image.height)
+        sides = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+        image = image.resize(sides, Image.Resampling.BILINEAR)
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    image = image.crop((left, top, left + width, top + height))
+    if channels == 1:
+        return torch.from_numpy(np.array(image.convert("L"))).unsqueeze(0)
+    return _pixels(image)
+
+
 def drawn_image(path: Path, settings: Preprocessing, changes: Augmentation, draws: torch.Generator) -> Tensor:
     """The image as it is trained on, (3, crop, crop): uint8, or float32 where brightness or contrast change.
 

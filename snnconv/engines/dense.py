@@ -30,6 +30,7 @@ class DenseEngine(LayeredEngine):
     """
 
     name = "dense"
+    reals = True
 
     def ways(self, name: str) -> list[Step]:
         return [dense_step(self.network.layers[name])]

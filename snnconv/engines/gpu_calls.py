@@ -114,7 +114,9 @@ class Convolution:
     @staticmethod
     def fits(synapse: Synapse, sign: Tensor, shape: Sequence[int], largest: int) -> bool:
         """Whether the kernel can run a synapse whose incoming counts do not exceed ``largest`` in magnitude."""
-        if not isinstance(synapse, Conv2dSynapse | LinearSynapse) or not synapse.integer or largest > MAX_LEVELS:
+        if not isinstance(synapse, Conv2dSynapse | LinearSynapse) or largest > MAX_LEVELS:
+            return False
+        if synapse.weight.dtype != torch.int8:  # floats, or codes of more bits
             return False
         signed = synapse.weight.to(torch.int16) * sign.to(torch.int16).reshape(-1, *[1] * (synapse.weight.ndim - 1))
         if int(signed.max()) > 127 or synapse.reach(largest) >= LARGEST:

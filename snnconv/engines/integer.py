@@ -98,7 +98,7 @@ class IntegerSynapse:
     @staticmethod
     def fits(synapse: Synapse, counts: tuple[int, int]) -> bool:
         """Whether sums of such counts are exact, and counts and weights are int8 in either sign."""
-        if not isinstance(synapse, Conv2dSynapse | LinearSynapse) or not synapse.integer:
+        if not isinstance(synapse, Conv2dSynapse | LinearSynapse) or synapse.weight.dtype != torch.int8:
             return False
         low, high = min(counts[0], 0), counts[1]
         weight = synapse.weight.to(torch.int16).abs().max()

@@ -162,7 +162,7 @@ class Convolution:
 
         Of ``channels`` that come in each must be read once; None: there are as many as are read.
         """
-        if not isinstance(synapse, Conv2dSynapse | LinearSynapse) or not synapse.integer:
+        if not isinstance(synapse, Conv2dSynapse | LinearSynapse) or synapse.weight.dtype != torch.int8:
             return False
         few = counts[1] - counts[0] + 1 <= MOST_VALUES and synapse.weight.shape[1] <= MOST_INPUTS
         if isinstance(synapse, Conv2dSynapse):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from snnconv.snn.counting import Tally, tally_dense
 from snnconv.snn.exact import exact_arithmetic
-from snnconv.snn.network import INPUT, SpikingNetwork, Tap
+from snnconv.snn.network import INPUT, NOTHING, Instead, SpikingNetwork, Tap
 from snnconv.snn.noise import Delete, delete_spikes
 
 TRIALS = 3
@@ -50,9 +51,14 @@ class LayeredEngine:
     Args:
         network: The network; its weights are read once.
         device: Where to compute; None takes the network's own. The caller's network stays where it is.
+
+    Attributes:
+        name: What a user calls it.
+        reals: Whether it lets layers be decided on real numbers, as some noise asks for.
     """
 
     name: str
+    reals = False
 
     def __init__(self, network: SpikingNetwork, device: torch.device | None = None) -> None:
         self.device = network.device if device is None else device
@@ -84,9 +90,13 @@ class LayeredEngine:
             for name, ways in self._ways.items()
         }
 
+    def remade(self, network: SpikingNetwork) -> Self:
+        """This engine for another network."""
+        return type(self)(network, self.device)
+
     @torch.inference_mode()
-    def run(self, x: Tensor, taps: tuple[Tap, ...] = ()) -> Tensor:
-        """Logits, float64 (N, classes), of preprocessed images; taps as in ``SpikingNetwork.forward``."""
+    def run(self, x: Tensor, taps: tuple[Tap, ...] = (), instead: Instead = NOTHING) -> Tensor:
+        """Logits, float64 (N, classes), of preprocessed images; the rest as in ``SpikingNetwork.forward``."""
         self.network.require_shape(x)
         if not len(x):
             return torch.zeros(0, self.network.classes, dtype=torch.float64, device=self.device)
@@ -96,7 +106,7 @@ class LayeredEngine:
         with exact_arithmetic(self.device):
             for name in self._ways:
                 incoming = [wires[wire] for wire in self.network.nodes[name].inputs]
-                sent = self._step(name, incoming)(*incoming)
+                sent = (instead[name] if name in instead else self._step(name, incoming))(*incoming)
                 for tap in taps if name != last else ():
                     sent = tap(name, sent, 0)
                 wires[name] = sent

@@ -18,7 +18,7 @@ from snnconv.engines.library import find_library
 from snnconv.errors import ConfigError
 from snnconv.snn.counting import Tally, tally_dense
 from snnconv.snn.layers import Encoder
-from snnconv.snn.network import SpikingNetwork, Tap
+from snnconv.snn.network import NOTHING, Instead, SpikingNetwork, Tap
 from snnconv.snn.noise import Delete, delete_spikes
 from snnconv.snn.simulation import Runner
 
@@ -27,6 +27,7 @@ class ReferenceEngine:
     """The network's plain forward, dressed as an engine."""
 
     name = "reference"
+    reals = True
     tally = staticmethod(tally_dense)
     delete = staticmethod(delete_spikes)
 
@@ -38,10 +39,14 @@ class ReferenceEngine:
         """Each layer is its own."""
         return dict.fromkeys(self.network.layers, self.name)
 
+    def remade(self, network: SpikingNetwork) -> ReferenceEngine:
+        """This engine for another network."""
+        return ReferenceEngine(network)
+
     @torch.inference_mode()
-    def run(self, x: Tensor, taps: tuple[Tap, ...] = ()) -> Tensor:
+    def run(self, x: Tensor, taps: tuple[Tap, ...] = (), instead: Instead = NOTHING) -> Tensor:
         """Logits, float64 (N, classes), of preprocessed images."""
-        logits: Tensor = self.network(x.to(self.network.device), taps)
+        logits: Tensor = self.network(x.to(self.network.device), taps, instead)
         return logits
 
 
@@ -54,6 +59,7 @@ class AutoEngine(LayeredEngine):
     """
 
     name = "auto"
+    reals = True
 
     def __init__(self, network: SpikingNetwork, device: torch.device | None = None) -> None:
         device = network.device if device is None else device

@@ -1,9 +1,9 @@
 """snnconv's own file: safetensors with a JSON header, no pickle.
 
 The header (key ``snnconv`` of the safetensors metadata) lists the layers in order with their wires,
-geometry and grids; tensors are called ``<layer>.<branch>.weight``, ``.scale`` and ``.offset``.
-Ternary and binary weights take two bits a code. Thresholds are not stored: they follow from scale,
-offset and grid, so one file serves every neuron model and engine.
+geometry and grids; tensors are called ``<layer>.<branch>.weight``, ``.scale`` and ``.offset``, and ``.rounding``
+where codes are rounded float weights. Ternary and binary weights take two bits a code, others 8, 16, 32 or 64.
+Thresholds are not stored: they follow from scale, offset and grid, so one file serves every neuron model and engine.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ from snnconv.snn.layers import (
     Flatten,
     MaxPool2d,
     Readout,
+    Reshape,
     SpikingLayer,
     Stage,
     SumPool2d,
     ZeroChannelShortcut,
+    ZeroPad2d,
     largest_count,
     spiking_layer,
 )
@@ -48,10 +50,23 @@ Number = float | Literal["inf", "-inf"]
 """JSON has no infinities; they are written as words."""
 
 
+Packing = Literal["ternary", "int8", "int16", "int32", "int64", "float"]
+"""How a weight is stored: two bits a code, whole numbers of so many bits, or floats."""
+
+DTYPES: dict[Packing, tuple[torch.dtype, ...]] = {
+    "ternary": (torch.int8,),
+    "int8": (torch.int8,),
+    "int16": (torch.int16,),
+    "int32": (torch.int32,),
+    "int64": (torch.int64,),
+    "float": (torch.float32, torch.float64),
+}
+
+
 class _Branch(Settings, frozen=True):
-    synapse: Literal["conv2d", "linear", "identity", "lines"]
+    synapse: Literal["conv2d", "conv-transpose2d", "linear", "identity", "lines"]
     settings: dict[str, Any]
-    weight: Literal["ternary", "int8", "float"]
+    weight: Packing
     weight_shape: tuple[int, ...]
     divisor: int = 1
 
@@ -62,6 +77,7 @@ class _Stage(Settings, frozen=True):
     high: Number = "inf"
     flatten: bool = False
     slope: float | None = None
+    shape: tuple[int, ...] | None = None
 
 
 class _Grid(Settings, frozen=True):
@@ -80,7 +96,9 @@ class _Origin(Settings, frozen=True, omit_defaults=True):
 
 class _Layer(Settings, frozen=True):
     name: str
-    kind: Literal["encoder", "spiking", "sum-pool", "max-pool", "shortcut", "flatten", "concat", "readout"]
+    kind: Literal[
+        "encoder", "spiking", "sum-pool", "max-pool", "shortcut", "flatten", "reshape", "zero-pad", "concat", "readout"
+    ]
     inputs: tuple[str, ...]
     shape: tuple[int, ...]
     origin: _Origin | None = None
@@ -181,6 +199,7 @@ def _describe(name: str, layer: nn.Module, node: Node, tensors: dict[str, Tensor
                         high=_word(stage.high),
                         flatten=stage.flatten,
                         slope=stage.slope,
+                        shape=stage.shape,
                     )
                 )
             return _Layer(kind="encoder", grid=_describe_grid(layer.grid), stages=tuple(stages), **place)
@@ -205,20 +224,27 @@ def _describe(name: str, layer: nn.Module, node: Node, tensors: dict[str, Tensor
             return _Layer(kind="shortcut", pool={"shape": shape}, **place)
         case Flatten():
             return _Layer(kind="flatten", **place)
+        case Reshape():
+            return _Layer(kind="reshape", pool={"shape": layer.shape}, **place)
+        case ZeroPad2d():
+            return _Layer(kind="zero-pad", pool={"padding": layer.padding}, **place)
         case Concat():
-            return _Layer(kind="concat", **place)
+            return _Layer(kind="concat", pool={"lines": (layer.lines,)} if layer.lines > 1 else {}, **place)
     raise FormatError(f"layer {name} of type {type(layer).__name__} has no place in a file")
 
 
 def _describe_branch(name: str, branch: Branch, tensors: dict[str, Tensor]) -> _Branch:
     synapse = branch.synapse
     weight = synapse.weight.cpu()
-    packing: Literal["ternary", "int8", "float"] = "float"
+    packing: Packing = "float"
     if synapse.integer:
-        packing = "ternary" if bool((weight.abs() <= 1).all()) else "int8"
+        own = next(name for name, dtypes in DTYPES.items() if name != "ternary" and weight.dtype in dtypes)
+        packing = "ternary" if weight.dtype == torch.int8 and bool((weight.abs() <= 1).all()) else own
     tensors[f"{name}.weight"] = pack_ternary(weight) if packing == "ternary" else weight.contiguous()
     tensors[f"{name}.scale"] = branch.scale.cpu()
     tensors[f"{name}.offset"] = branch.offset.cpu()
+    if branch.rounding is not None:
+        tensors[f"{name}.rounding"] = branch.rounding.cpu()
     kind: Any = synapse_kind(synapse)
     return _Branch(
         synapse=kind,
@@ -277,7 +303,8 @@ def _build_layer(entry: _Layer, incoming: list[int], tensors: dict[str, Tensor],
                 if stage.branch is not None:
                     branch = _build_branch(f"{entry.name}.{number}", stage.branch, tensors, unused)
                     number += 1
-                stages.append(Stage(branch, float(stage.low), float(stage.high), stage.flatten, stage.slope))
+                clip = float(stage.low), float(stage.high)
+                stages.append(Stage(branch, *clip, stage.flatten, stage.slope, stage.shape))
             return Encoder(stages, _build_grid(entry.grid))
         case "spiking":
             assert entry.grid is not None
@@ -292,8 +319,12 @@ def _build_layer(entry: _Layer, incoming: list[int], tensors: dict[str, Tensor],
             return ZeroChannelShortcut(*entry.pool["shape"])
         case "flatten":
             return Flatten()
+        case "reshape":
+            return Reshape(entry.pool["shape"])
+        case "zero-pad":
+            return ZeroPad2d(**entry.pool)  # type: ignore[arg-type]
         case "concat":
-            return Concat()
+            return Concat(*entry.pool.get("lines", ()))
 
 
 def _build_branch(name: str, entry: _Branch, tensors: dict[str, Tensor], unused: set[str]) -> Branch:
@@ -307,15 +338,16 @@ def _build_branch(name: str, entry: _Branch, tensors: dict[str, Tensor], unused:
     weight, scale, offset = parts
     if entry.weight == "ternary":
         weight = unpack_ternary(weight, entry.weight_shape)
-    expected = {"ternary": (torch.int8,), "int8": (torch.int8,), "float": (torch.float32, torch.float64)}[entry.weight]
-    if weight.dtype not in expected or tuple(weight.shape) != entry.weight_shape:
+    if weight.dtype not in DTYPES[entry.weight] or tuple(weight.shape) != entry.weight_shape:
         got = f"{weight.dtype} {list(weight.shape)}"
         raise FormatError(f"tensor {name}.weight is {got}, not {entry.weight} {list(entry.weight_shape)}")
     if scale.dtype != torch.float64 or offset.dtype != torch.float64:
         raise FormatError(f"scale and offset of {name} must be float64")
     if entry.divisor < 1:
         raise FormatError(f"the divisor of {name} is {entry.divisor}, not 1 or more")
-    return Branch(SYNAPSES[entry.synapse](weight, **entry.settings), scale, offset, entry.divisor)
+    rounding = tensors.get(f"{name}.rounding")
+    unused.discard(f"{name}.rounding")
+    return Branch(SYNAPSES[entry.synapse](weight, **entry.settings), scale, offset, entry.divisor, rounding)
 
 
 def _build_grid(entry: _Grid) -> Grid:

@@ -11,15 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from snnconv.errors import RunError
-from snnconv.reporting.labels import noise_name, percent, title
-from snnconv.reporting.rows import Result, groups, in_order
+from snnconv.reporting.labels import Noise, noise_name, noises, percent, title
+from snnconv.reporting.rows import Result, groups, in_order, noise_order
 from snnconv.reporting.style import Row, colour, configurations, drawing, legend_above, save, write_above
 
 BAR = 0.46
 """Width kept for a bar, so that two numbers above neighbours do not touch [inches]."""
 
-Noise = tuple[float, tuple[str, ...]]
-"""Ratio and layers at risk: what a bar's colour stands for."""
+Noises = tuple[Noise, ...]
+"""What a bar's colour stands for."""
 
 
 def plot_accuracy(results: Sequence[Result], out: Path) -> tuple[Path, Path, Path]:
@@ -40,13 +40,13 @@ def plot_accuracy(results: Sequence[Result], out: Path) -> tuple[Path, Path, Pat
         raise RunError(f"{groups(results)} has no simulation results: run `snnconv simulate` first")
     simulations = [simulation for result in shown for simulation in result.simulations]
     rows = [_row(result.configuration, simulation) for result in shown for simulation in result.simulations]
-    names = _names([_noise(simulation) for simulation in simulations])
+    names = _names([noises(simulation) for simulation in simulations])
     slot = 1 / (len(names) + 0.6)
     with drawing():
         figure = Figure(figsize=(max(5.5, BAR * (len(names) + 0.6) * len(shown) + 1.2), 4.2))
         axes = figure.subplots()
         for index, (noise, name) in enumerate(names.items()):
-            found = [(x, s) for x, result in enumerate(shown) for s in result.simulations if _noise(s) == noise]
+            found = [(x, s) for x, result in enumerate(shown) for s in result.simulations if noises(s) == noise]
             places = [x + (index - (len(names) - 1) / 2) * slot for x, _ in found]
             bars = [_row(shown[x].configuration, simulation) for x, simulation in found]
             _draw_bars(axes, places, bars, 0.92 * slot, colour(index), name)
@@ -58,25 +58,20 @@ def plot_accuracy(results: Sequence[Result], out: Path) -> tuple[Path, Path, Pat
         return save(figure, out, rows)
 
 
-def _noise(simulation: Mapping[str, Any]) -> Noise:
-    ratio = float(simulation["noise_ratio"])
-    return ratio, tuple(simulation["noise_layers"]) if ratio > 0 else ()
-
-
-def _names(noises: Sequence[Noise]) -> dict[Noise, str]:
-    """Name of each noise, weakest first; the layers are named only where they differ."""
-    differ = len({layers for ratio, layers in noises if ratio > 0}) > 1
-    ordered = sorted(set(noises), key=lambda noise: (noise[0], len(noise[1]), noise[1]))
-    return {(ratio, layers): noise_name(ratio, layers if differ else ()) for ratio, layers in ordered}
+def _names(shown: Sequence[Noises]) -> dict[Noises, str]:
+    """Name of each, weakest first; the layers are named only where they differ."""
+    differ = len({layers for noise in shown for _, _, layers in noise}) > 1
+    return {noise: noise_name(noise, where=differ) for noise in sorted(set(shown), key=noise_order)}
 
 
 def _row(configuration: str, simulation: Mapping[str, Any]) -> dict[str, Any]:
-    ratio, layers = _noise(simulation)
+    noise = noises(simulation)
     low, high = simulation["accuracy_interval"]
     return {
         "configuration": configuration,
-        "noise_ratio": ratio,
-        "noise_layers": "+".join(layers),
+        "noise": " ".join(name for name, _, _ in noise),
+        "noise_ratio": " ".join(f"{ratio:g}" for _, ratio, _ in noise) or 0.0,
+        "noise_layers": " ".join("+".join(layers) for _, _, layers in noise),
         "accuracy": simulation["accuracy"],
         "interval_low": low,
         "interval_high": high,

@@ -55,8 +55,9 @@ def _named(runs_dir: Path, name: str) -> Run:
 
 
 def _simulations(run: Run) -> list[Mapping[str, Any]]:
-    """A run's simulations on its own data set."""
-    return [result for result in run.results(RESULTS) if result.get("dataset") == run.recipe.dataset]
+    """A run's simulations on its own data set, in one time step."""
+    own = [result for result in run.results(RESULTS) if result.get("dataset") == run.recipe.dataset]
+    return [result for result in own if result.get("steps", 1) == 1]
 
 
 def _results(runs: list[Run]) -> list[Result]:

@@ -34,14 +34,27 @@ def percent(share: float, digits: int = 2) -> str:
     return f"{100 * share:.{digits}f}"
 
 
-def noise_name(ratio: float, layers: Sequence[str] = ()) -> str:
-    """``no noise``, ``noise 0.1``, ``noise 0.1 on conv1_act``, ``noise 0.1 on 4 layers``."""
-    if ratio == 0:
-        return "no noise"
-    if not layers:
-        return f"noise {ratio:g}"
-    where = " and ".join(layers) if len(layers) <= NAMED_LAYERS else plural(len(layers), "layer")
-    return f"noise {ratio:g} on {where}"
+Noise = tuple[str, float, tuple[str, ...]]
+"""Name, ratio and layers of a noise."""
+
+
+def noises(simulation: Mapping[str, Any]) -> tuple[Noise, ...]:
+    """The noises of a simulation; results of before there were several know a deletion only."""
+    named = tuple((own["name"], float(own["ratio"]), tuple(own["layers"])) for own in simulation.get("noise") or ())
+    ratio = float(simulation["noise_ratio"])
+    return named or ((("deletion", ratio, tuple(simulation["noise_layers"])),) if ratio > 0 else ())
+
+
+def noise_name(noise: Sequence[Noise], where: bool = True) -> str:
+    """``no noise``, ``noise 0.1``, ``noise 0.1 on conv1_act``, ``noise 0.1 on 4 layers``, ``threshold noise 0.05``."""
+    return " and ".join(_one_noise(*own, where=where) for own in noise) or "no noise"
+
+
+def _one_noise(name: str, ratio: float, layers: Sequence[str], where: bool) -> str:
+    what = f"noise {ratio:g}" if name == "deletion" else f"{name} noise {ratio:g}"
+    if not (layers and where):
+        return what
+    return f"{what} on {' and '.join(layers) if len(layers) <= NAMED_LAYERS else plural(len(layers), 'layer')}"
 
 
 def levels_name(levels: int | Sequence[int]) -> str:

@@ -10,6 +10,7 @@ import msgspec
 
 from snnconv.config import Quantization
 from snnconv.errors import FormatError, RunError
+from snnconv.reporting.labels import Noise, noises
 
 
 class _Layer(msgspec.Struct):
@@ -50,7 +51,7 @@ class Result:
         group: Network and data set, such as ``lenet-mnist``; what a figure compares within.
         configuration: Quantization, such as ``k1B2``.
         clean: The simulation without noise, if there is one.
-        noisy: Simulations with noise, by ratio, then by number of layers at risk; one of a kind.
+        noisy: Simulations with noise, as ``noise_order`` says; one of a kind.
     """
 
     group: str
@@ -76,7 +77,7 @@ def configuration_order(configuration: str) -> tuple[int, str]:
 def result_from(group: str, configuration: str, simulations: Sequence[Mapping[str, Any]]) -> Result:
     """Sort the simulations of one run into a result.
 
-    Of several with the same noise ratio on the same layers, the one of most images counts; of these, the last.
+    Of several with the same noise on the same layers, the one of most images counts; of these, the last.
 
     Args:
         group: Network and data set.
@@ -86,7 +87,7 @@ def result_from(group: str, configuration: str, simulations: Sequence[Mapping[st
     Raises:
         FormatError: one of them is not the result of a simulation.
     """
-    kinds: dict[tuple[float, tuple[str, ...]], Mapping[str, Any]] = {}
+    kinds: dict[tuple[Noise, ...], Mapping[str, Any]] = {}
     for simulation in simulations:
         try:
             msgspec.convert(simulation, _Simulation)
@@ -95,14 +96,16 @@ def result_from(group: str, configuration: str, simulations: Sequence[Mapping[st
                 f"a simulation result of {group}-{configuration} is damaged or of another version ({error}): "
                 "run `snnconv simulate` again"
             ) from error
-        ratio = float(simulation["noise_ratio"])
-        kind = (ratio, tuple(simulation["noise_layers"]) if ratio > 0 else ())
+        kind = noises(simulation)
         if kind not in kinds or simulation["images"] >= kinds[kind]["images"]:
             kinds[kind] = simulation
-    ordered = sorted(kinds, key=lambda kind: (kind[0], len(kind[1]), kind[1]))
-    return Result(
-        group, configuration, kinds.get((0.0, ())), tuple(kinds[kind] for kind in ordered if kind != (0.0, ()))
-    )
+    ordered = sorted(kinds, key=noise_order)
+    return Result(group, configuration, kinds.get(()), tuple(kinds[kind] for kind in ordered if kind))
+
+
+def noise_order(noise: Sequence[Noise]) -> tuple[Any, ...]:
+    """Sort key: one noise before several, deletion before others, then by name, ratio, number and names of layers."""
+    return len(noise), [(name != "deletion", name, ratio, len(layers), layers) for name, ratio, layers in noise]
 
 
 def in_order(results: Iterable[Result]) -> list[Result]:

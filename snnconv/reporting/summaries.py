@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from snnconv.reporting.labels import MILLION, levels_name, noise_name, percent, plural, short
+from snnconv.reporting.labels import MILLION, levels_name, noise_name, noises, percent, plural, short
 
 MANY_CLASSES = 100
 """From here on, top-5 accuracy is worth a word."""
@@ -32,7 +32,7 @@ def simulation_summary(simulation: Mapping[str, Any]) -> str:
         f"of {plural(simulation['images'], 'image')}",
         f"T = {simulation['steps']}",
         f"L = {levels_name(simulation['levels'])}",
-        noise_name(simulation["noise_ratio"], simulation["noise_layers"]),
+        noise_name(noises(simulation)),
     ]
     if simulation.get("classes", 0) >= MANY_CLASSES:
         parts.insert(1, f"top-5 {percent(simulation['top5_accuracy'])} %")

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from snnconv.reporting.labels import MILLION, noise_name, percent, plural
+from snnconv.reporting.labels import MILLION, noise_name, noises, percent, plural
 from snnconv.reporting.layout import NOTHING, add, new_table, render
 from snnconv.reporting.summaries import merging_summary, simulation_summary, verification_summary
 
@@ -42,10 +42,11 @@ def simulation_table(simulation: Row) -> Table:
     digits = 1 if simulation["spikes_per_image"] < MILLION else 0
     for layer in firing:
         _add_layer(table, layer, digits, end_section=layer is firing[-1])
+    steps = simulation.get("steps", 1)
     if spiking:
-        _add_total(table, "spiking", spiking, digits)
+        _add_total(table, "spiking", spiking, digits, steps)
     if len(spiking) < len(firing):
-        _add_total(table, "+ encoder", firing, digits)
+        _add_total(table, "+ encoder", firing, digits, steps)
     table.add_section()
     for layer in layers:
         if layer["kind"] == "readout":
@@ -162,7 +163,7 @@ def demo_table(report: Row) -> Table:
         verification_summary(report["verification"], report["verification"].get("failures", ())),
     )
     for simulation in report["simulations"]:
-        add(table, f"simulate, {noise_name(simulation['noise_ratio'])}", simulation_summary(simulation))
+        add(table, f"simulate, {noise_name(noises(simulation), where=False)}", simulation_summary(simulation))
     return table
 
 
@@ -174,9 +175,10 @@ def _add_layer(table: Table, layer: Row, digits: int, end_section: bool = False)
     add(table, layer["name"], layer["kind"], layer["units"], *sent, *sops, layer["macs"], end_section=end_section)
 
 
-def _add_total(table: Table, kind: str, layers: Sequence[Row], digits: int) -> None:
+def _add_total(table: Table, kind: str, layers: Sequence[Row], digits: int, steps: int) -> None:
+    """Sums; the rate is spikes a neuron and step, a unit being L neurons at T = 1 and one over more steps."""
     units, spikes, macs = (sum(layer[key] for layer in layers) for key in ("units", "spikes", "macs"))
-    rate = spikes / sum(layer["units"] * layer["levels"] for layer in layers)
+    rate = spikes / sum(layer["units"] * (layer["levels"] if steps == 1 else steps) for layer in layers)
     sops = (f"{sum(layer['sops'][key] for layer in layers):,.0f}" for key in ("synops", "fanout"))
     add(table, "total", kind, units, "", f"{spikes:,.{digits}f}", percent(rate, 1), *sops, macs)
 

@@ -7,7 +7,7 @@ a position has. A batch's operations are its spikes, summed over the images, tim
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 from snnconv.snn.exact import exact_arithmetic
 from snnconv.snn.layers import Branch, Encoder, Readout, SpikingLayer, Wiring
 from snnconv.snn.network import SpikingNetwork
-from snnconv.snn.synapses import IdentitySynapse
+from snnconv.snn.synapses import IdentitySynapse, LinesSynapse
 
 Totals = NDArray[np.int64]
 
@@ -76,6 +76,38 @@ are counted, whose 1x1 layer in front of the readout is left out.
 
 
 @dataclass(frozen=True)
+class Received:
+    """What came in through one branch of a layer, summed over all images; integers.
+
+    Attributes:
+        wire: The wire.
+        positions: Units or sums that it carries, of one image; the two lines of a unit split by sign are one.
+        spikes: Spikes of both signs that arrived; through a sum-pool each one by itself.
+        events: Counts other than 0 that arrived; through a sum-pool each one by itself.
+        operations: Sum of [count != 0] times the fan-out through non-zero weights.
+        macs: Multiply-accumulates of the branch in the ANN, for one image, border included.
+        weighted: Whether it has weights; an addition of residuals has none.
+        low: Smallest count that the wire may carry.
+        high: Largest count that the wire may carry.
+    """
+
+    wire: str
+    positions: int
+    spikes: int
+    events: int
+    operations: int
+    macs: int
+    weighted: bool
+    low: int
+    high: int
+
+    @property
+    def graded(self) -> bool:
+        """Whether a count can be other than -1, 0 and 1."""
+        return max(self.high, -self.low) > 1
+
+
+@dataclass(frozen=True)
 class LayerCounts:
     """What one layer did, summed over all images; integers.
 
@@ -90,6 +122,7 @@ class LayerCounts:
         sops: Synaptic operations it received, by convention; 0 in the encoder, whose input is analog.
         macs: Multiply-accumulates of the same layer in the ANN, for one image, border included; those of a
             unit split by sign stand in its positive layer.
+        received: What came in, a branch; none in the encoder.
     """
 
     name: str
@@ -101,11 +134,40 @@ class LayerCounts:
     events: int
     sops: dict[str, int]
     macs: int
+    received: tuple[Received, ...] = ()
 
     @property
     def spikes(self) -> int:
         """Spikes of both signs, never cancelling."""
         return self.positive + self.negative
+
+    def times(self, number: int) -> LayerCounts:
+        """The tallies of that many repetitions."""
+        return replace(
+            self,
+            positive=self.positive * number,
+            negative=self.negative * number,
+            events=self.events * number,
+            sops={name: value * number for name, value in self.sops.items()},
+            received=tuple(
+                replace(
+                    branch,
+                    spikes=branch.spikes * number,
+                    events=branch.events * number,
+                    operations=branch.operations * number,
+                )
+                for branch in self.received
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A layer whose spikes reach a branch, and the columns of its maps for this branch."""
+
+    sender: str
+    arrivals: int
+    fan_outs: int
 
 
 class Counter:
@@ -121,15 +183,23 @@ class Counter:
         self._tally = tally_dense if tally is None else tally
         senders = [name for name, layer in network.layers.items() if not isinstance(layer, Wiring | Readout)]
         maps = {name: [torch.ones(network.nodes[name].shape, dtype=torch.int32)] for name in senders}
-        self._columns: dict[str, list[tuple[str, int]]] = {name: [] for name in network.layers}
+        self._branches: dict[str, list[tuple[Branch, str, list[_Source]]]] = {name: [] for name in network.layers}
         for name, branch, wire in _synapses(network):
-            both = torch.stack([branch.synapse.fan_out(network.wire_shape(wire), zeros) for zeros in (False, True)])
-            for sender, fan_outs in _spread(network, wire, both.double()):
-                self._columns[name].append((sender, len(maps[sender])))
-                maps[sender] += fan_outs.to("cpu", torch.int32)
+            shape = network.wire_shape(wire)
+            both = [branch.synapse.fan_out(shape, zeros) for zeros in (False, True)]
+            sources = []
+            for sender, spread in _spread(network, wire, torch.stack([*both, torch.ones_like(both[0])]).double()):
+                *fan_outs, arrivals = spread.to("cpu", torch.int32)
+                own = maps[sender]
+                if not torch.equal(arrivals, own[0]):  # only a pool or a subsampling lets spikes arrive otherwise
+                    own.append(arrivals)
+                sources.append(_Source(sender, 0 if torch.equal(arrivals, own[0]) else len(own) - 1, len(own)))
+                own += fan_outs
+            self._branches[name].append((branch, wire, sources))
         self._maps = {name: _stacked(own).to(network.device) for name, own in maps.items()}
         self._ranges = {name: network.count_range(name) for name in senders}
         self._totals: dict[str, dict[int, Totals]] = {name: {} for name in senders}
+        self._factors = {name: self._convention_factors(name) for name in senders}
         mirrored = _mirrored(network)
         self._macs = {name: 0 if name in mirrored else _layer_macs(network, name) for name in network.layers}
 
@@ -148,6 +218,25 @@ class Counter:
             if isinstance(layer, Encoder | SpikingLayer | Readout)
         ]
 
+    def totals(self, step: int | None = None) -> tuple[int, dict[str, int]]:
+        """Spikes of all units and SOPs of the spiking layers, as the sums over ``layers``, without making its rows."""
+        sums = {name: self._sums(name, step) for name in self._maps}
+        spikes = sum(int(sums[name][0, 0]) for name, _ in self.network.units())
+        sops = sum((np.tensordot(self._factors[name], own, 2) for name, own in sums.items()), np.int64(0))
+        return spikes, dict(zip(CONVENTIONS, np.atleast_1d(sops).tolist(), strict=True))
+
+    def _convention_factors(self, sender: str) -> Totals:
+        """How often each sum of a wire counts in each convention's SOPs of all spiking layers, (conventions, 3, K)."""
+        factors = np.zeros((len(CONVENTIONS), 3, len(self._maps[sender])), dtype=np.int64)
+        for name, branches in self._branches.items():
+            layer = self.network.layers[name]
+            for source in (source for *_, sources in branches for source in sources if source.sender == sender):
+                for row, convention in enumerate(CONVENTIONS.values()):
+                    if isinstance(layer, SpikingLayer):
+                        column = source.fan_outs + convention.zeros
+                        factors[row, int(convention.of == "events"), column] += convention.factor(layer.grid.levels)
+        return factors
+
     def _sums(self, name: str, step: int | None) -> Totals:
         """Spikes, events and positive spikes of a wire against each of its maps, int64 (3, K)."""
         chosen = [totals for at, totals in self._totals[name].items() if step in (None, at)]
@@ -156,10 +245,10 @@ class Counter:
     def _row(self, name: str, layer: Encoder | SpikingLayer | Readout, step: int | None) -> LayerCounts:
         node = self.network.nodes[name]
         levels = 1 if isinstance(layer, Readout) else layer.grid.levels
-        received = sum(
-            (self._sums(sender, step)[:2, column : column + 2] for sender, column in self._columns[name]),
-            np.zeros((2, 2), dtype=np.int64),
-        ).tolist()  # rows: spikes, events; columns: weights of 0 left out, counted
+        branches = [
+            (branch, wire, self._arrived(sources, step).tolist()) for branch, wire, sources in self._branches[name]
+        ]
+        received = [[sum(arrived[row][column] for *_, arrived in branches) for column in (0, 1)] for row in (0, 1)]
         sops = {
             key: convention.factor(levels) * received[convention.of == "events"][convention.zeros]
             if isinstance(layer, SpikingLayer) or convention.readout
@@ -170,8 +259,31 @@ class Counter:
         if node.origin is not None and node.origin.side < 0:
             positive = 0
         units = torch.Size(node.shape).numel()
+        inputs = tuple(self._received(name, *branch) for branch in branches)
         return LayerCounts(
-            name, _kind(layer), units, levels, positive, spikes - positive, events, sops, self._macs[name]
+            name, _kind(layer), units, levels, positive, spikes - positive, events, sops, self._macs[name], inputs
+        )
+
+    def _arrived(self, sources: list[_Source], step: int | None) -> Totals:
+        """Rows: spikes, events; columns: times the fan-out without and with weights of 0, and as they arrive."""
+        total = np.zeros((2, 3), dtype=np.int64)
+        for source in sources:
+            sums = self._sums(source.sender, step)[:2]
+            total += sums[:, [source.fan_outs, source.fan_outs + 1, source.arrivals]]
+        return total
+
+    def _received(self, name: str, branch: Branch, wire: str, arrived: list[list[int]]) -> Received:
+        low, high = self.network.count_range(wire)
+        return Received(
+            wire=wire,
+            positions=torch.Size(self.network.wire_shape(wire)).numel() // branch.synapse.lines,
+            spikes=arrived[0][2],
+            events=arrived[1][2],
+            operations=arrived[1][0],
+            macs=_macs(branch, self.network.nodes[name].shape) if self._macs[name] else 0,
+            weighted=not isinstance(branch.synapse, IdentitySynapse | LinesSynapse),
+            low=low,
+            high=high,
         )
 
 
@@ -197,7 +309,7 @@ def _synapses(network: SpikingNetwork) -> Iterator[tuple[str, Branch, str]]:
 
 
 def _spread(network: SpikingNetwork, wire: str, fan_outs: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Fan-out maps (2, ...) of a wire as those of the layers whose spikes reach it: the adjoint of the wiring between.
+    """Fan-out maps (K, ...) of a wire as those of the layers whose spikes reach it: the adjoint of the wiring between.
 
     Through wiring, such as a sum-pool, each spike passes by itself: those of opposite sign do not cancel.
     """
@@ -207,7 +319,9 @@ def _spread(network: SpikingNetwork, wire: str, fan_outs: Tensor) -> Iterator[tu
         return
     sources = network.nodes[wire].inputs
     with torch.enable_grad():
-        inputs = [torch.zeros(2, *network.wire_shape(s), dtype=torch.float64, requires_grad=True) for s in sources]
+        inputs = [
+            torch.zeros(len(fan_outs), *network.wire_shape(s), dtype=torch.float64, requires_grad=True) for s in sources
+        ]
         moved = [x.to(fan_outs.device) for x in inputs]
         spread = torch.autograd.grad(layer(*moved), inputs, fan_outs)
     for source, own in zip(sources, spread, strict=True):
@@ -230,8 +344,7 @@ def _layer_macs(network: SpikingNetwork, name: str) -> int:
 
 
 def _macs(branch: Branch, shape: tuple[int, ...]) -> int:
-    positions = torch.Size(shape[1:]).numel()
-    return branch.synapse.out_channels * positions * (branch.synapse.fan_in // branch.synapse.lines)
+    return branch.synapse.macs(shape)
 
 
 def _encoder_macs(encoder: Encoder, shape: tuple[int, ...]) -> int:
@@ -243,6 +356,8 @@ def _encoder_macs(encoder: Encoder, shape: tuple[int, ...]) -> int:
             macs += 0 if isinstance(stage.branch.synapse, IdentitySynapse) else _macs(stage.branch, shape)
         elif stage.flatten:
             shape = (torch.Size(shape).numel(),)
+        elif stage.shape is not None:
+            shape = stage.shape
     return macs
 
 

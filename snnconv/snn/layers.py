@@ -29,12 +29,17 @@ class Branch(nn.Module):
         scale: float64 (C,): batch norm, weight scale and incoming step in one number.
         offset: float64 (C,): batch norm and bias.
         divisor: Window of the average pools in front; kept apart because 1/9 is no binary fraction.
+        rounding: float64 (C,), where the codes are float weights rounded: largest difference that this makes to the
+            value of each channel; None where the codes are the very weights.
     """
 
     scale: Tensor
     offset: Tensor
+    rounding: Tensor | None
 
-    def __init__(self, synapse: Synapse, scale: Tensor, offset: Tensor, divisor: int = 1) -> None:
+    def __init__(
+        self, synapse: Synapse, scale: Tensor, offset: Tensor, divisor: int = 1, rounding: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.synapse = synapse
         self.divisor = divisor
@@ -45,6 +50,10 @@ class Branch(nn.Module):
                 f"scale {tuple(self.scale.shape)} and offset {tuple(self.offset.shape)} must have one entry "
                 f"for each of the {synapse.out_channels} channels"
             )
+        self.register_buffer("rounding", None if rounding is None else rounding.to(torch.float64))
+        bound = torch.zeros_like(self.scale) if self.rounding is None else self.rounding
+        if bound.shape != self.scale.shape or not bool((bound >= 0).all()):
+            raise ConversionError(f"rounding must hold {len(self.scale)} numbers of 0 or more, one a channel")
         if not (torch.isfinite(self.scale).all() and torch.isfinite(self.offset).all()):
             raise ConversionError("a folded scale or offset is not finite: the batch norm's statistics are damaged")
 
@@ -79,6 +88,7 @@ class SpikingLayer(nn.Module):
     multipliers: Tensor
     constant: Tensor
     error: Tensor
+    factor: Tensor
 
     def __init__(self, branches: Sequence[Branch], grid: Grid, largest: Sequence[int]) -> None:
         super().__init__()
@@ -92,7 +102,9 @@ class SpikingLayer(nn.Module):
         ladder = derive_ladder(scales, offsets.sum(0), self.reaches, grid, [b.divisor for b in branches])
         self.register_buffer("multipliers", ladder.multipliers, persistent=False)
         self.register_buffer("constant", ladder.constant, persistent=False)
-        self.register_buffer("error", ladder.error, persistent=False)
+        rounded = [branch.rounding for branch in branches if branch.rounding is not None]
+        self.register_buffer("error", torch.stack([ladder.error, *rounded]).sum(0), persistent=False)
+        self.register_buffer("factor", ladder.factor, persistent=False)
         self.reach = ladder.reach
         self.neuron = LadderNeuron(ladder.thresholds, grid.negative)
 
@@ -118,6 +130,17 @@ class SpikingLayer(nn.Module):
         for multiplier, part in zip(self.multipliers, parts, strict=True):
             total += channelwise(multiplier, part) * part.to(torch.int64)
         return total
+
+    def value(self, potential: Tensor) -> Tensor:
+        """z of every unit, which its grid's boundaries cut, from its integer potential Z; float64 (N, C, ...).
+
+        The code of z on the grid is the count that the integer thresholds give to Z.
+        """
+        Z = potential.double()
+        if len(self.branches) > 1:
+            return Z / channelwise(self.factor, Z)
+        branch = self.branches[0]
+        return channelwise(branch.scale.abs(), Z) * Z / branch.divisor + channelwise(branch.offset, Z)
 
     def forward(self, *counts: Tensor) -> Tensor:
         """Counts of the units, int8."""
@@ -155,18 +178,21 @@ def spiking_layer(branches: Sequence[Branch], grid: Grid, largest: Sequence[int]
 
 
 class Stage(NamedTuple):
-    """One step of the encoder: an affine map, a flatten, a PReLU with a slope, or a clip to [low, high]."""
+    """One step of the encoder: an affine map, a flatten, a reshape, a PReLU with a slope, or a clip to [low, high]."""
 
     branch: Branch | None = None
     low: float = float("-inf")
     high: float = float("inf")
     flatten: bool = False
     slope: float | None = None
+    shape: tuple[int, ...] | None = None
 
     def apply(self, z: Tensor) -> Tensor:
         """The step on float64 values."""
         if self.flatten:
             return z.flatten(1)
+        if self.shape is not None:
+            return z.reshape(len(z), *self.shape)
         if self.slope is not None:
             return torch.where(z > 0, z, self.slope * z)
         return z.clamp(self.low, self.high) if self.branch is None else self.branch(z)
@@ -269,11 +295,52 @@ class Flatten(nn.Module):
         return counts.flatten(1)
 
 
+class Reshape(nn.Module):
+    """(N, ...) counts to (N, *shape), in the order of channels, rows, columns; a shape of one number is a flatten."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+
+    def forward(self, counts: Tensor) -> Tensor:
+        return counts.reshape(len(counts), *self.shape)
+
+    def extra_repr(self) -> str:
+        return f"shape={self.shape}"
+
+
+class ZeroPad2d(nn.Module):
+    """A border of zeros around each channel, (left, right, top, bottom) wide."""
+
+    def __init__(self, padding: Padding) -> None:
+        super().__init__()
+        self.padding = tuple(padding)
+
+    def forward(self, counts: Tensor) -> Tensor:
+        return functional.pad(counts, self.padding)
+
+    def extra_repr(self) -> str:
+        return f"padding={self.padding}"
+
+
 class Concat(nn.Module):
-    """Several wires (N, C_i, ...) as one, (N, sum of C_i, ...): channels side by side, in the order of the wires."""
+    """Several wires (N, C_i, ...) as one, (N, sum of C_i, ...): channels side by side, in the order of the wires.
+
+    Args:
+        lines: Equal parts that each wire is made of; the first parts of all wires come first, then the second ones.
+    """
+
+    def __init__(self, lines: int = 1) -> None:
+        super().__init__()
+        self.lines = lines
 
     def forward(self, *counts: Tensor) -> Tensor:
-        return torch.cat(counts, 1)
+        """Counts in the widest of the dtypes they came in."""
+        parts = [wire.chunk(self.lines, 1) for wire in counts]
+        return torch.cat([part[line] for line in range(self.lines) for part in parts], 1)
+
+    def extra_repr(self) -> str:
+        return f"lines={self.lines}"
 
 
 class Readout(nn.Module):
@@ -292,7 +359,7 @@ class Readout(nn.Module):
         return torch.stack([branch(x) for branch, x in zip(self.branches, counts, strict=True)]).sum(0)
 
 
-Wiring = SumPool2d | ZeroChannelShortcut | Flatten | Concat
+Wiring = SumPool2d | ZeroChannelShortcut | Flatten | Reshape | ZeroPad2d | Concat
 """A layer through which each spike passes by itself: linear, without units or weights of its own."""
 
 Unit = Encoder | SpikingLayer

@@ -1,73 +1,26 @@
-"""Noise, drawn so that nothing but its own coordinates decides a draw.
+"""Draws of noise, and what they do to spikes: pure functions of their own coordinates.
 
 Every draw is a function of (seed, trial, noise, layer, step, image index, unit, threshold neuron): it does
-not depend on batch size, order, sharding, engine or device.
+not depend on batch size, order, sharding, engine or device. What stays the same for every image, such as a dead
+unit, is drawn as that of image 0.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from snnconv.errors import ConfigError
-from snnconv.snn.network import SpikingNetwork, Tap
-
 DRAWS_PER_WORD = 2
 """A 64-bit word of the generator gives two draws of 32 bits."""
+NEURON_BITS = 8
+"""Words of a unit: 2^8, more than it has threshold neurons."""
 
 Delete = Callable[[Tensor, float, int, Tensor, int], Tensor]
 """What deletes spikes: as ``delete_spikes``."""
-
-
-@dataclass(frozen=True)
-class Deletion:
-    """Deletion of spikes: each spike of each threshold neuron is lost with probability ``ratio``.
-
-    A count s keeps its sign; its size becomes the sum of the surviving spikes, Binomial(|s|, 1 - ratio).
-    Spikes and synaptic operations are counted after the deletion.
-
-    Args:
-        ratio: Probability of losing a spike, 0..1.
-        layers: Names of the layers whose spikes are at risk.
-        seed: Seed of the draws.
-
-    Ref: Zou et al. 2021, Front. Neurosci. 15:694170, which noises the encoding layer only.
-    """
-
-    ratio: float
-    layers: tuple[str, ...]
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.ratio <= 1:
-            raise ConfigError(f"the noise ratio (= {self.ratio}) is a probability and must lie in [0, 1]")
-
-    def tap(self, network: SpikingNetwork, images: Tensor, trial: int = 0, by: Delete | None = None) -> Tap:
-        """Tap that deletes spikes of a batch.
-
-        Args:
-            network: Where the layers' grids are read.
-            images: int64 (N,), the index of each image of the batch in its data set.
-            trial: Number of the repetition.
-            by: What deletes; engines may bring their own. None takes ``delete_spikes``.
-        """
-        deleted = delete_spikes if by is None else by
-        positives = {name: unit.grid.positive for name, unit in network.units()}
-        unknown = sorted(set(self.layers) - set(positives))
-        if unknown:
-            raise ConfigError(f"noise on layer {unknown[0]!r}: the layers that fire are {', '.join(positives)}")
-
-        def delete(name: str, counts: Tensor, step: int = 0) -> Tensor:
-            if self.ratio == 0 or name not in self.layers:
-                return counts
-            key = stream_key(self.seed, trial, "deletion", name, step)
-            return deleted(counts, self.ratio, key, images.to(counts.device), positives[name])
-
-        return delete
 
 
 def stream_key(seed: int, trial: int, noise: str, layer: str, step: int = 0) -> int:
@@ -87,6 +40,34 @@ def draw(key: int, counter: Tensor) -> Tensor:
     return z ^ _shift(z, 31)
 
 
+def places(images: Tensor, units: int) -> Tensor:
+    """First word of every unit of every image, int64 (N, units)."""
+    unit = torch.arange(units, device=images.device)
+    return (images[:, None] * units + unit) << NEURON_BITS
+
+
+def uniform(key: int, places: Tensor) -> Tensor:
+    """Numbers in [0, 1), float64: the upper 53 bits of the word at each place."""
+    return _shift(draw(key, places), 11).double() * 2.0**-53
+
+
+def normal(key: int, places: Tensor) -> Tensor:
+    """Standard normal numbers, float64: n = sqrt(-2 ln u) cos(2 pi v) of the halves u > 0 and v of each word.
+
+    Ref: Box, Muller 1958, "A note on the generation of random normal deviates".
+    """
+    word = draw(key, places)
+    u = (_shift(word, 32).double() + 0.5) * 2.0**-32
+    v = (word & 0xFFFFFFFF).double() * 2.0**-32
+    return (-2 * u.log()).sqrt() * (2 * math.pi * v).cos()
+
+
+def happens(key: int, places: Tensor, ratio: float) -> Tensor:
+    """Whether the event of probability ``ratio`` happens at each place, to 2^-32; what happens at a ratio does so at
+    every larger one."""
+    return (draw(key, places) & 0xFFFFFFFF) < round(ratio * 2**32)
+
+
 def delete_spikes(counts: Tensor, ratio: float, key: int, images: Tensor, positive: int) -> Tensor:
     """Counts (N, ...) after each spike was lost with probability ``ratio``, in the dtype they came in.
 
@@ -101,7 +82,7 @@ def delete_spikes(counts: Tensor, ratio: float, key: int, images: Tensor, positi
     side = torch.where(fired < 0, positive, 0)
     kept = torch.zeros_like(size)
     bound = round(ratio * 2**32)
-    place = (images[rows] * flat.shape[1] + units) << 8
+    place = (images[rows] * flat.shape[1] + units) << NEURON_BITS
     for level in range(levels):
         neuron = side + level
         word = draw(key, place + neuron // DRAWS_PER_WORD)
@@ -110,6 +91,62 @@ def delete_spikes(counts: Tensor, ratio: float, key: int, images: Tensor, positi
     noisy = torch.zeros_like(flat)
     noisy[rows, units] = (kept * fired.sign()).to(flat.dtype)
     return noisy.reshape(counts.shape)
+
+
+def insert_spikes(counts: Tensor, ratio: float, key: int, images: Tensor, positive: int, negative: int) -> Tensor:
+    """Counts (N, ...) after each silent threshold neuron fired with probability ``ratio``, in the dtype they came in.
+
+    Neuron i < ``positive`` is silent where the count does not exceed i and adds 1; neuron positive + j is silent where
+    the negated count does not exceed j and takes 1 away. The draws are numbered as those of ``delete_spikes``.
+    """
+    flat = counts.flatten(1)
+    noisy, place, bound = flat.clone(), places(images, flat.shape[1]), round(ratio * 2**32)
+    for first in range(0, positive + negative, DRAWS_PER_WORD):
+        word = draw(key, place + first // DRAWS_PER_WORD)
+        for neuron, half in ((first, word & 0xFFFFFFFF), (first + 1, _shift(word, 32))):
+            if neuron < positive:
+                noisy += (half < bound) & (flat <= neuron)
+            elif neuron < positive + negative:
+                noisy -= ((half < bound) & (-flat <= neuron - positive)).to(flat.dtype)
+    return noisy.reshape(counts.shape)
+
+
+def jitter_spikes(train: Tensor, spread: float, keys: Sequence[int], images: Tensor) -> Tensor:
+    """Trains (T, N, ...) after each spike moved in time, in the dtype they came in.
+
+    A spike of step t moves to t + floor(spread * n + 1/2), n standard normal, clipped to the T steps. Spikes of a unit
+    that meet become one; those of opposite signs cancel.
+
+    Args:
+        train: Spikes, -1, 0 or 1.
+        spread: Standard deviation [steps].
+        keys: Key of the draws of each step.
+        images: int64 (N,), index of each image.
+    """
+    flat = train.flatten(2)
+    moved = torch.zeros_like(flat, dtype=torch.int32)
+    for step, key in enumerate(keys):
+        rows, units = flat[step].nonzero(as_tuple=True)
+        place = (images[rows] * flat.shape[2] + units) << NEURON_BITS
+        late = torch.floor(spread * normal(key, place) + 0.5)
+        to = (step + late).clamp(0, len(keys) - 1).to(torch.int64)
+        sign = flat[step, rows, units].to(torch.int32)
+        moved.index_put_((to, rows, units), sign, accumulate=True)
+    return moved.clamp(-1, 1).to(train.dtype).reshape(train.shape)
+
+
+def flip_bits(codes: Tensor, ratio: float, key: int, bits: int) -> Tensor:
+    """Integer codes after each of their lowest ``bits`` was flipped with probability ``ratio``, as stored in two's
+    complement; of 2 bits, the pattern 10 is no ternary code and reads as 0."""
+    place = places(torch.zeros(1, dtype=torch.int64, device=codes.device), codes.numel())[0]
+    mask = torch.zeros_like(place)
+    for bit in range(bits):
+        mask |= happens(key, place + bit, ratio).to(torch.int64) << bit
+    stored = codes.flatten().to(torch.int64) & (2**bits - 1) ^ mask
+    read = torch.where(stored >= 2 ** (bits - 1), stored - 2**bits, stored)
+    if bits == 2:
+        read = torch.where(read == -2, 0, read)
+    return read.to(codes.dtype).reshape(codes.shape)
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:

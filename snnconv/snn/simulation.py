@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, Self
 
 import torch
 from scipy.stats import binomtest
 from torch import Tensor
 from tqdm import tqdm
 
-from snnconv.data.preprocessing import prepare
 from snnconv.data.ranking import TOP, ranks
 from snnconv.data.sets import ImageSet
 from snnconv.errors import ConfigError
+from snnconv.snn.batches import Batches, Prepared
 from snnconv.snn.counting import CONVENTIONS, SPIKE_RULES, Counter, LayerCounts, Tally
-from snnconv.snn.network import SpikingNetwork, Tap
-from snnconv.snn.noise import Delete, Deletion
+from snnconv.snn.network import NOTHING, Instead, SpikingNetwork, Tap
+from snnconv.snn.noise import Delete
+from snnconv.snn.noise_models import Deletion, Noise, describe
+from snnconv.snn.schedule import schedule_of
+from snnconv.snn.trial import Trial
 
 MAX_BATCH = 10_000
 
@@ -27,6 +31,7 @@ class Runner(Protocol):
 
     name: str
     network: SpikingNetwork
+    reals: bool
 
     @property
     def tally(self) -> Tally:
@@ -40,13 +45,16 @@ class Runner(Protocol):
     def choices(self) -> dict[str, str]:
         """Whose way each layer takes."""
 
-    def run(self, x: Tensor, taps: tuple[Tap, ...] = ()) -> Tensor:
+    def remade(self, network: SpikingNetwork) -> Self:
+        """The same for another network."""
+
+    def run(self, x: Tensor, taps: tuple[Tap, ...] = (), instead: Instead = NOTHING) -> Tensor:
         """Logits, float64, of preprocessed images."""
 
 
 @dataclass(frozen=True)
 class BatchLog:
-    """One batch of one trial: images, how many were right, spikes of all units, SOPs by convention."""
+    """One step of one batch of one trial: images, how many were right, spikes of all units, SOPs by convention."""
 
     trial: int
     batch: int
@@ -54,6 +62,7 @@ class BatchLog:
     correct: int
     spikes: int
     sops: dict[str, int]
+    step: int = 0
 
 
 @dataclass
@@ -64,7 +73,7 @@ class Simulation:
         images: Images of the data set.
         trials: Repetitions with other noise.
         noise_ratio: Probability of losing a spike.
-        noise_layers: Layers whose spikes were at risk.
+        noise_layers: Layers whose spikes were at risk of that.
         levels: L of every layer that fires.
         steps: T, time steps.
         engine: What ran it.
@@ -74,6 +83,9 @@ class Simulation:
         batches: One entry a batch.
         classes: Number of classes.
         top5_by_trial: Images with the right class among the first five, a trial.
+        noise: Every noise there was: name, ratio and layers.
+        neuron: What the units were, by its name in ``NEURONS``.
+        latency_steps: Steps until the result is there, where a spike takes one from layer to layer.
     """
 
     images: int
@@ -90,6 +102,9 @@ class Simulation:
     classes: int = 0
     top5_by_trial: list[int] = field(default_factory=list)
     choices: dict[str, str] = field(default_factory=dict)
+    noise: list[dict[str, Any]] = field(default_factory=list)
+    neuron: str = "ladder"
+    latency_steps: int = 1
 
     @property
     def top5_accuracy(self) -> float | None:
@@ -164,9 +179,12 @@ class Simulation:
             "correct_by_trial": self.correct_by_trial,
             "images": self.images,
             "levels": self.levels[0] if len(set(self.levels)) == 1 else self.levels,
+            "neuron": self.neuron,
             "steps": self.steps,
+            "latency_steps": self.latency_steps,
             "noise_ratio": self.noise_ratio,
             "noise_layers": list(self.noise_layers),
+            "noise": self.noise,
             "trials": self.trials,
             "seed": self.seed,
             "engine": self.engine,
@@ -178,91 +196,134 @@ class Simulation:
             "units": sum(layer.units for layer in firing),
             "ann_macs": sum(layer.macs for layer in self.layers if layer.kind == "spiking"),
             "layers": layers,
+            "per_step": self._only_step(),
         }
+
+    def _only_step(self) -> list[dict[str, Any]]:
+        """The one step of the ladder, in the columns of ``OverTime.per_step``; its counts are what others are compared
+        with."""
+        spikes, sops = self.spikes_per_image, self.sops_per_image
+        so_far = {"spikes_so_far": spikes, "sops_so_far": sops}
+        compared = dict.fromkeys(("mismatches", "mismatch_rate", "exact_images"))
+        return [{"t": 1, "accuracy": self.accuracy, "spikes": spikes, "sops": sops} | so_far | compared]
 
 
 def simulate(
     engine: Runner,
     images: ImageSet,
-    noise_ratio: float = 0.0,
-    noise_layers: tuple[str, ...] | None = None,
+    noise: Sequence[Noise] = (),
     trials: int = 1,
     seed: int = 0,
     batch_size: int = 100,
     quiet: bool = True,
+    first_trial: int = 0,
+    batches: Batches | None = None,
 ) -> Simulation:
     """Run a network over a data set, with noise, and count.
 
     Args:
         engine: Runs the network, which knows its preprocessing.
         images: Pixels and labels.
-        noise_ratio: Probability that a spike is lost, 0..1.
-        noise_layers: Layers whose spikes are at risk; None takes the encoders.
+        noise: Noises that act together; those of ratio 0 are none.
         trials: Repetitions; without noise they are equal and computed once.
         seed: Seed of the noise.
         batch_size: Images at a time; it changes nothing in the outcome.
         quiet: Show no progress.
+        first_trial: Number of the first trial.
+        batches: The same images in batches, kept from one simulation to the next; None makes them.
 
     Raises:
-        ConfigError: a ratio outside [0, 1], fewer than one trial or image a batch.
+        ConfigError: a ratio or layers that a noise cannot have, an engine that cannot have it, fewer than one trial or
+            image a batch.
+    """
+    check_sizes(trials, batch_size)
+    network = engine.network
+    described = describe(network, noise)
+    require_reals(engine, noise)
+    batches = Batches(images, network, batch_size) if batches is None else batches
+    result = Simulation(len(images), trials, *deletion_of(network, noise), network.levels, 1, engine.name, seed)
+    result.classes, result.noise = images.classes, described
+    result.latency_steps = 1 + schedule_of(network).depth
+    counter = Counter(network, engine.tally)
+    runs = trials if described else 1
+    with tqdm(total=runs * len(batches), desc="simulate", unit="batch", disable=True if quiet else None) as bar:
+        before: tuple[int, dict[str, int]] = (0, dict.fromkeys(CONVENTIONS, 0))
+        for trial in range(runs):
+            own = Trial(network, noise, seed, first_trial + trial)
+            runner = engine if own.network is network else engine.remade(own.network)
+            correct, among_five = 0, 0
+            for number, batch in enumerate(batches):
+                logits = _run(runner, own, batch, counter)
+                right = int((logits.argmax(1).cpu() == batch.labels).sum())
+                correct += right
+                among_five += int((ranks(logits.cpu(), batch.labels) < TOP).sum())
+                now = counter.totals()
+                gained = {name: value - before[1][name] for name, value in now[1].items()}
+                result.batches.append(BatchLog(trial, number, len(batch.labels), right, now[0] - before[0], gained))
+                before = now
+                bar.update()
+            result.correct_by_trial.append(correct)
+            result.top5_by_trial.append(among_five)
+    result.layers = counter.layers()
+    result.choices = runner.choices | dict.fromkeys(own.real, "reference" if engine.name == "reference" else "dense")
+    if runs < trials:
+        result.correct_by_trial *= trials
+        result.top5_by_trial *= trials
+        result.layers = [layer.times(trials) for layer in result.layers]
+    return result
+
+
+def check_sizes(trials: int, batch_size: int) -> None:
+    """Refuse numbers of trials and images that mean nothing.
+
+    Raises:
+        ConfigError: fewer than one, or more images at a time than ``MAX_BATCH``.
     """
     if trials < 1:
         raise ConfigError(f"trials (= {trials}) must be at least 1")
     if not 1 <= batch_size <= MAX_BATCH:
         raise ConfigError(f"the batch size (= {batch_size}) must lie in 1..{MAX_BATCH}")
-    network = engine.network
-    layers = network.encoders if noise_layers is None else noise_layers
-    noise = Deletion(noise_ratio, layers, seed)
-    result = Simulation(len(images), trials, noise_ratio, layers, network.levels, 1, engine.name, seed)
-    result.classes = images.classes
-    counter = Counter(network, engine.tally)
-    runs = trials if noise_ratio > 0 else 1
-    batches = -(-len(images) // batch_size)
-    bar = tqdm(total=runs * batches, desc="simulate", unit="batch", disable=True if quiet else None)
-    with bar:
-        before: tuple[int, dict[str, int]] = (0, dict.fromkeys(CONVENTIONS, 0))
-        for trial in range(runs):
-            correct, among_five = 0, 0
-            for number, (indices, x, labels) in enumerate(_batches(images, network, batch_size)):
-                logits = engine.run(x, (noise.tap(network, indices, trial, engine.delete), counter.tap))
-                right = int((logits.argmax(1).cpu() == labels).sum())
-                correct += right
-                among_five += int((ranks(logits.cpu(), labels) < TOP).sum())
-                now = _totals(counter)
-                gained = {name: value - before[1][name] for name, value in now[1].items()}
-                result.batches.append(BatchLog(trial, number, len(labels), right, now[0] - before[0], gained))
-                before = now
-                bar.update()
-            result.correct_by_trial.append(correct)
-            result.top5_by_trial.append(among_five)
-    result.layers, result.choices = counter.layers(), engine.choices
-    if runs < trials:
-        result.correct_by_trial *= trials
-        result.top5_by_trial *= trials
-        result.layers = [_times(layer, trials) for layer in result.layers]
-    return result
 
 
-def _batches(images: ImageSet, network: SpikingNetwork, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    for pixels, labels, indices in images.batches(size):
-        yield indices, prepare(pixels.to(network.device), network.header.preprocessing), labels
+def deletion_of(network: SpikingNetwork, noise: Sequence[Noise]) -> tuple[float, tuple[str, ...]]:
+    """Ratio and layers of the deletion; of none the encoders, and the strongest of several."""
+    deletions = [(own.ratio, own.on(network)) for own in noise if isinstance(own, Deletion)]
+    return max(deletions, default=(0.0, network.encoders))
 
 
-def _totals(counter: Counter) -> tuple[int, dict[str, int]]:
-    rows = counter.layers()
-    sops = {name: sum(row.sops[name] for row in rows if row.kind == "spiking") for name in CONVENTIONS}
-    return sum(row.spikes for row in rows), sops
+def require_reals(engine: Runner, noise: Sequence[Noise]) -> None:
+    """Refuse noise that leaves the integers on an engine that keeps to them.
+
+    Raises:
+        ConfigError: they do not go together.
+    """
+    if not engine.reals and any(own.ratio > 0 and not own.integer for own in noise):
+        raise ConfigError(
+            f"noise on weights, thresholds or membranes leaves the integers, which the {engine.name} engine keeps to: "
+            "take --engine dense or auto"
+        )
 
 
-def _times(layer: LayerCounts, number: int) -> LayerCounts:
-    return LayerCounts(
-        layer.name,
-        layer.kind,
-        layer.units,
-        layer.levels,
-        layer.positive * number,
-        layer.negative * number,
-        layer.events * number,
-        {name: value * number for name, value in layer.sops.items()},
-        layer.macs,
-    )
+def _run(runner: Runner, trial: Trial, batch: Prepared, counter: Counter) -> Tensor:
+    """Logits of a batch in a trial; kept counts stand in for encoders that the noise leaves alone."""
+    instead = trial.instead(batch.indices)
+    taps: tuple[Tap, ...] = (*trial.taps(batch.indices, runner.delete), counter.tap)
+    if trial.touches_input:
+        return runner.run(trial.inputs(batch.x, batch.indices), taps, instead)
+    same = set(runner.network.encoders) - set(instead)
+    if batch.kept and not same <= set(batch.encoded):
+        taps = (partial(_keep, batch, same), *taps)
+    instead |= {name: partial(_sent, batch.encoded[name]) for name in same & set(batch.encoded)}
+    return runner.run(batch.x, taps, instead)
+
+
+def _keep(batch: Prepared, encoders: set[str], name: str, counts: Tensor, step: int) -> Tensor:
+    """Tap that keeps what these encoders send, in front of any noise."""
+    if name in encoders:
+        batch.encoded[name] = counts.to(torch.int8)
+    return counts
+
+
+def _sent(counts: Tensor, x: Tensor) -> Tensor:
+    """What an encoder has sent before, in its place."""
+    return counts

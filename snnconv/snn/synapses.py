@@ -1,7 +1,8 @@
 """Synapses: the linear maps from incoming counts to potentials, with their true fan-out.
 
-A synapse holds its weight either as integer codes (int8) or, in the encoder and the readout, as
-trained floats. It computes in the dtype of its input (see ``exact``). Padding is (left, right, top, bottom) everywhere.
+A synapse holds its weight either as integer codes (int8, or wider ones of rounded floats) or, in the encoder and the
+readout, as trained floats. It computes in the dtype of its input (see ``exact``). Padding is (left, right, top, bottom)
+everywhere.
 """
 
 from __future__ import annotations
@@ -111,14 +112,18 @@ class Synapse(nn.Module, ABC):
         """Numbers of connections of a weight's shape but with fewer outputs: summed over those of a group."""
         return connected
 
+    def macs(self, shape: tuple[int, ...]) -> int:
+        """Multiply-accumulates for one image whose output has this shape, border and zero weights included."""
+        return self.out_channels * torch.Size(shape[1:]).numel() * (self.fan_in // self.lines)
+
     def out_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of one output for one input of this shape."""
         x = torch.empty(1, *shape, device="meta")
         return tuple(self.connect(x, self.weight.to("meta", x.dtype)).shape[1:])
 
 
-class Conv2dSynapse(Synapse):
-    """Convolution: (N, C, H, W) to (N, C_out, H', W').
+class GroupedSynapse(Synapse):
+    """What convolutions of both directions share: kernels that slide over channel groups of an image.
 
     Args:
         weight: (C_out, C / groups, kernel height, kernel width).
@@ -147,18 +152,13 @@ class Conv2dSynapse(Synapse):
         self.stride, self.padding, self.dilation = tuple(stride), tuple(padding), tuple(dilation)
         self.groups = groups
         if channels is not None and (len(channels) != groups * weight.shape[1] or min(channels) < 0):
-            raise ConversionError(
-                f"channels {list(channels)} must name one from 0 on for each of the {groups * weight.shape[1]} that are read"
-            )
+            read = groups * weight.shape[1]
+            raise ConversionError(f"channels {list(channels)} must name one from 0 on for each of {read} places")
         self.channels = None if channels is None else tuple(channels)
 
-    def connect(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        if self.channels is not None:
-            x = x[:, list(self.channels)]
-        left, right, top, bottom = self.padding
-        if (left, top) != (right, bottom):
-            x, left, top = functional.pad(x, self.padding), 0, 0
-        return functional.conv2d(x, weight, bias, self.stride, (top, left), self.dilation, self.groups)
+    def _read(self, x: Tensor) -> Tensor:
+        """The channels in the order in which they are read."""
+        return x if self.channels is None else x[:, list(self.channels)]
 
     def _joined(self, connected: Tensor) -> Tensor:
         return connected.reshape(self.groups, -1, *connected.shape[1:]).sum(1)
@@ -176,6 +176,44 @@ class Conv2dSynapse(Synapse):
 
     def extra_repr(self) -> str:
         return f"weight={tuple(self.weight.shape)}, stride={self.stride}, padding={self.padding}, groups={self.groups}"
+
+
+class Conv2dSynapse(GroupedSynapse):
+    """Convolution: (N, C, H, W) to (N, C_out, H', W'); ``padding`` is the border of zeros around the input."""
+
+    def connect(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        x = self._read(x)
+        left, right, top, bottom = self.padding
+        if (left, top) != (right, bottom):
+            x, left, top = functional.pad(x, self.padding), 0, 0
+        return functional.conv2d(x, weight, bias, self.stride, (top, left), self.dilation, self.groups)
+
+
+class ConvTranspose2dSynapse(GroupedSynapse):
+    """Transposed convolution: (N, C, H, W) to (N, C_out, H', W').
+
+        y[o, s i + d r - top, s j + d q - left] += w[o, c, r, q] x[c, i, j]
+
+    with H' = (H - 1) s + d (kernel height - 1) + 1 - top - bottom: ``padding`` is what is cut off the output. An output
+    padding of torch's makes the right and the lower cut smaller, below 0 if need be. The weight is laid out as that of
+    a convolution, by its outputs first, not as torch has it.
+    """
+
+    def connect(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        left, right, top, bottom = self.padding
+        by_group = weight.reshape(self.groups, -1, *weight.shape[1:])
+        by_input = by_group.transpose(1, 2).flatten(0, 1)
+        return functional.conv_transpose2d(
+            *(self._read(x), by_input, bias, self.stride, (top, left)),
+            *((top - bottom, left - right), self.groups, self.dilation),
+        )
+
+    def macs(self, shape: tuple[int, ...]) -> int:
+        left, right, top, bottom = self.padding
+        cuts, kernel = (top + bottom, left + right), self.weight.shape[2:]
+        axes = zip(shape[1:], cuts, kernel, self.stride, self.dilation, strict=True)
+        places = [(side + cut - apart * (taps - 1) - 1) // step + 1 for side, cut, taps, step, apart in axes]
+        return self.weight.numel() // self.lines * places[0] * places[1]
 
 
 class LinearSynapse(Synapse):
@@ -234,6 +272,7 @@ class LinesSynapse(Synapse):
 
 SYNAPSES: dict[str, type[Synapse]] = {
     "conv2d": Conv2dSynapse,
+    "conv-transpose2d": ConvTranspose2dSynapse,
     "linear": LinearSynapse,
     "identity": IdentitySynapse,
     "lines": LinesSynapse,

@@ -43,6 +43,7 @@ class Ladder:
         reach: Largest magnitude of Z.
         error: For each channel the largest difference between z and Z as a number [value units];
             0 for a single branch.
+        factor: 2^s of several branches, float64 (C,); 1 for a single branch.
     """
 
     multipliers: Tensor
@@ -50,6 +51,7 @@ class Ladder:
     thresholds: Tensor
     reach: int
     error: Tensor
+    factor: Tensor
 
 
 def derive_ladder(
@@ -70,6 +72,21 @@ def derive_ladder(
     return _several(scales / torch.tensor(divisors, dtype=scales.dtype)[:, None], offset, reaches, grid)
 
 
+def value_thresholds(grid: Grid, channels: int) -> Tensor:
+    """Thresholds of units that compare their value itself, float64 (L, C): code = -negative + #{ i : z >= T_i }.
+
+    An open boundary b, which belongs to the lower code, becomes the next larger float64.
+    """
+    rows = [b if shut else math.nextafter(b, math.inf) for b, shut in zip(grid.boundaries, grid.closed, strict=True)]
+    return torch.tensor(rows, dtype=torch.float64)[:, None].expand(-1, channels)
+
+
+def largest_value(largest: Tensor, grid: Grid) -> Tensor:
+    """Largest magnitude that a unit's integers must hold: of its value, given for each channel, or of a boundary."""
+    finite = [abs(boundary) for boundary in grid.boundaries if math.isfinite(boundary)]
+    return largest.clamp(min=max([SMALLEST_VALUE, *finite]))
+
+
 def _single(scale: Tensor, divisor: int, offset: Tensor, reach: int, grid: Grid) -> Ladder:
     size = scale.abs()
     rows = []
@@ -86,13 +103,13 @@ def _single(scale: Tensor, divisor: int, offset: Tensor, reach: int, grid: Grid)
         rows.append(low)
     sign = torch.sign(scale).to(torch.int64)
     thresholds = torch.stack(rows).to(torch.int64)
-    return Ladder(sign[None], torch.zeros_like(sign), thresholds, reach, torch.zeros_like(scale))
+    none, one = torch.zeros_like(scale), torch.ones_like(scale)
+    return Ladder(sign[None], torch.zeros_like(sign), thresholds, reach, none, one)
 
 
 def _several(scales: Tensor, offset: Tensor, reaches: Sequence[int], grid: Grid) -> Ladder:
     largest = sum(s.abs() * r for s, r in zip(scales, reaches, strict=True)) + offset.abs()
-    finite = [abs(boundary) for boundary in grid.boundaries if math.isfinite(boundary)]
-    largest = torch.clamp(torch.as_tensor(largest), min=max([SMALLEST_VALUE, *finite]))
+    largest = largest_value(torch.as_tensor(largest), grid)
     room = (POTENTIAL_BITS - 1) - torch.ceil(torch.log2(largest))  # one bit for the roundings
     factor = torch.exp2(room)
     multipliers = torch.round(scales * factor).to(torch.int64)
@@ -103,5 +120,6 @@ def _several(scales: Tensor, offset: Tensor, reaches: Sequence[int], grid: Grid)
         exact = torch.full_like(factor, boundary) * factor
         first = torch.ceil(exact) if closed else torch.floor(exact) + 1
         rows.append(first.clamp(-reach, reach + 1))
-    error = 0.5 * (sum(reaches) + 1) / factor
-    return Ladder(multipliers, constant, torch.stack(rows).to(torch.int64), reach, error)
+    missed = [(s * factor - m).abs() * r for s, m, r in zip(scales, multipliers, reaches, strict=True)]
+    error = (torch.stack([*missed, (offset * factor - constant).abs()]).sum(0)) / factor
+    return Ladder(multipliers, constant, torch.stack(rows).to(torch.int64), reach, error, factor)

@@ -1,0 +1,54 @@
+"""`snnconv predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from snnconv import runs
+from snnconv.cli.exporting import network_option
+from snnconv.cli.options import engine_option, output_options, print_json, run_options, say
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
+@run_options
+@network_option
+@engine_option
+@output_options
+def predict(
+    images: tuple[Path, ...],
+    run: str | None,
+    runs_dir: Path,
+    network: Path | None,
+    engine: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Class and margin of image files, by a run's spiking network or one by itself.
+
+    An image is resized and cropped as the run's preprocessing says. The margin is the probability of the class less
+    that of the second one.
+    """
+    if network is not None and run is not None:
+        raise click.UsageError("give --run or --network, not both")
+    target = None
+    if network is None:
+        target = runs.find_run(runs_dir, run, runs.ANN) or runs.shipped_run()
+        if run is None:
+            say(f"using run {target.path}", quiet)
+    from snnconv.prediction import predict_file, predict_run
+
+    if target is None:
+        assert network is not None
+        rows = predict_file(network, images, engine)
+    else:
+        rows = predict_run(target, images, engine)
+    if as_json:
+        print_json({"run": None if target is None else target.name, "predictions": rows})
+        return
+    from snnconv.reporting.certificate import prediction_table
+    from snnconv.reporting.tables import render
+
+    click.echo(render(prediction_table(rows)))

@@ -1,0 +1,193 @@
+"""Estimates of energy from counts: the spiking network beside ANNs of 32, of 8 and of as many bits as its own counts.
+
+Only arithmetic is estimated, and movement of data if asked for; no chip was measured. Plain numbers in and out.
+
+    spiking     encoder MACs * fp32 MAC + synops of the spiking layers * accumulation + synops of the readout * fp32 add
+    matched     encoder MACs * fp32 MAC + MACs of the spiking layers * (multiply of b x w bits + accumulation)
+                + MACs of the readout * fp32 MAC
+    skipping    as matched, but only for activations and weights other than 0
+    int8, fp32  all MACs of the ANN * MAC of 8 bits, of 32 bits
+
+b = ceil(log2(L T + 1)) bits hold what a spiking unit can send, w bits one of its weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from snnconv.errors import ConfigError, FormatError
+
+FP32_MAC, FP32_ADD = 4.6, 0.9
+"""[pJ] a multiply (3.7) and an add (0.9) of 32-bit floats. Ref: Horowitz 2014."""
+INT8_MAC, INT8_MULTIPLY = 0.23, 0.2
+"""[pJ] a multiply (0.2) and an add (0.03) of 8-bit integers. Ref: Horowitz 2014."""
+SRAM = 10 / 64
+"""[pJ/bit] access to an SRAM of 8 KiB: 10 pJ for 64 bits. Ref: Horowitz 2014."""
+LINE = (0.057, 0.064)
+"""Spikes a unit and time step below which a spiking network beats the ANN of as many bits, data movement included:
+5.7 % at T = 5 (version 4 of the paper), 6.4 % at T = 5..10 (versions 2 and 3).
+Ref: Yan, Bai, Wong et al. 2024-2026, arXiv:2409.08290."""
+HOROWITZ = "Horowitz 2014, Computing's energy problem, ISSCC, 45 nm, 0.9 V"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What an accumulation of the spiking network costs; everything else is common to all.
+
+    Attributes:
+        accumulation: One addition to a potential [pJ].
+        adder: What adds.
+        source: Where the number is from.
+    """
+
+    accumulation: float
+    adder: str
+    source: str = HOROWITZ
+
+
+PRESETS: dict[str, Preset] = {
+    "45nm-int8": Preset(0.03, "8-bit integer adder"),
+    "45nm-int32": Preset(0.1, "32-bit integer adder"),
+    "45nm-fp32": Preset(0.9, "32-bit float adder, as most papers of the field estimate"),
+}
+"""By name. Potentials wider than 8 bits need more than the first; the last prices integer counts as floats."""
+
+SYSTEMS: dict[str, str] = {
+    "spiking": "SNN",
+    "skipping": "bit-matched quantized ANN, zeros skipped",
+    "matched": "bit-matched quantized ANN",
+    "int8": "int8 ANN",
+    "fp32": "FP32 ANN",
+}
+"""What is compared, and its name in tables and figures."""
+
+PARTS = ("encoder", "hidden", "readout")
+"""What an estimate is the sum of."""
+
+AT_ONCE = ("ladder", "integrate-then-fire")
+"""Neurons that can send L spikes and no more, however many steps the whole network takes."""
+
+
+def matched_bits(levels: int, steps: int = 1) -> int:
+    """ceil(log2(L T + 1)): bits of the ANN whose activations take as many values as a unit can send spikes."""
+    return math.ceil(math.log2(levels * steps + 1))
+
+
+def multiply(activation_bits: int, weight_bits: int) -> float:
+    """Energy of an integer multiply [pJ]: that of 8 x 8 bits, in proportion to the product of the widths."""
+    return INT8_MULTIPLY * activation_bits * weight_bits / 64
+
+
+def estimate(simulation: Mapping[str, Any], preset: str = "45nm-int8", movement: bool = False) -> dict[str, Any]:
+    """Energy of one image [nJ], by system and part.
+
+    Movement: every operation fetches its operands from SRAM and nothing is kept near the adder, but that an ANN
+    writes each of its sums once. A spike is written and read as an address of ceil(log2(units)) bits; an
+    accumulation reads a weight, and reads and writes a potential; a MAC reads a weight and an activation.
+
+    Args:
+        simulation: A simulation's result with its ``operations``.
+        preset: Name in ``PRESETS``.
+        movement: Whether data movement is estimated, too.
+
+    Returns:
+        A row a system: its parts, ``total``, ``movement`` (how much of it moves data), and ``ratio``, the spiking
+        network's total divided by its own.
+
+    Raises:
+        ConfigError: no such preset.
+        FormatError: a result of an earlier release.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"no energy preset {preset!r}: choose from {', '.join(PRESETS)}")
+    layers = _layers(simulation)
+    add = PRESETS[preset].accumulation
+    systems = {name: dict.fromkeys((*PARTS, "total", "movement"), 0.0) for name in SYSTEMS}
+    for layer in layers:
+        for name, (part, compute, moved) in _costs(layer, add, window(simulation, layer["incoming_levels"])).items():
+            moving = moved * SRAM / 1000 if movement else 0.0
+            systems[name][part] += compute / 1000 + moving
+            systems[name]["total"] += compute / 1000 + moving
+            systems[name]["movement"] += moving
+    own = systems["spiking"]["total"]
+    return {
+        name: parts | {"ratio": own / parts["total"] if parts["total"] else None} for name, parts in systems.items()
+    }
+
+
+def spike_rate(simulation: Mapping[str, Any]) -> float:
+    """Spikes a unit and time step, over all layers that fire; a ladder's L threshold neurons stand for L steps."""
+    firing = [layer for layer in simulation["layers"] if layer["kind"] != "readout"]
+    slots = sum(layer["units"] * window(simulation, layer["levels"]) for layer in firing)
+    return float(sum(layer["spikes"] for layer in firing)) / slots if slots else 0.0
+
+
+def estimates(simulation: Mapping[str, Any]) -> dict[str, Any]:
+    """All presets, without and with data movement, as plain values with their units and sources, for JSON."""
+    return {
+        "label": "estimate from counts, not measured",
+        "unit": "nJ an image",
+        "spike_rate": spike_rate(simulation),
+        "line": list(LINE),
+        "line_source": "arXiv:2409.08290, spikes a unit and step below which an SNN beats the bit-matched ANN",
+        "matched_bits": {
+            layer["name"]: matched_bits(window(simulation, layer["incoming_levels"]))
+            for layer in _layers(simulation)
+            if layer["kind"] != "encoder"
+        },
+        "presets": {
+            name: asdict(preset)
+            | {
+                "unit": "pJ an accumulation",
+                "arithmetic": estimate(simulation, name),
+                "with_movement": estimate(simulation, name, movement=True),
+            }
+            for name, preset in PRESETS.items()
+        },
+    }
+
+
+def window(simulation: Mapping[str, Any], levels: int) -> int:
+    """Spikes that a unit of so many levels can send for one image: L T of a ladder, whose T is 1; else one a step."""
+    return levels if simulation.get("neuron", AT_ONCE[0]) in AT_ONCE else int(simulation["steps"])
+
+
+def _layers(simulation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a simulation says of each layer, its operations beside its counts."""
+    try:
+        operations = {layer["name"]: layer for layer in simulation["operations"]["layers"]}
+        return [dict(layer) | operations[layer["name"]] for layer in simulation["layers"]]
+    except (KeyError, TypeError) as error:
+        raise FormatError(
+            f"a simulation result has no {error} to estimate energy from: run `snnconv simulate` again"
+        ) from error
+
+
+def _costs(layer: Mapping[str, Any], add: float, most: int) -> dict[str, tuple[str, float, float]]:
+    """For each system the layer's part, its arithmetic [pJ] and the bits it moves."""
+    macs, units, kind = layer["macs"], layer["units"], layer["kind"]
+    synops, events = (layer["sops"][name] for name in ("synops", "events"))
+    events = events if macs else 0  # the other sign's layer of a split unit has the ANN's share
+    part = "hidden" if kind == "spiking" else kind
+    sent = 2 * layer["spikes"] * max(1, math.ceil(math.log2(units)))
+    costs = {
+        "int8": (part, macs * INT8_MAC, macs * 16 + units * 8),
+        "fp32": (part, macs * FP32_MAC, macs * 64 + units * 32),
+    }
+    if kind == "encoder":
+        analog = (part, macs * FP32_MAC, macs * 64 + units * 32)
+        return costs | {"spiking": (part, analog[1], analog[2] + sent), "matched": analog, "skipping": analog}
+    bits, weight, potential = matched_bits(most), layer["weight_bits"], layer["potential_bits"]
+    if kind == "readout":
+        accumulate, mac = FP32_ADD, FP32_MAC  # its weights are floats
+    else:
+        accumulate, mac = add, multiply(bits, weight) + add
+    per_mac, per_unit = weight + bits, units * bits
+    return costs | {
+        "spiking": (part, synops * accumulate, synops * (weight + 2 * potential) + sent),
+        "matched": (part, macs * mac, macs * per_mac + per_unit),
+        "skipping": (part, events * mac, events * per_mac + per_unit),
+    }
