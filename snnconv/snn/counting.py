@@ -6,8 +6,9 @@ a position has. A batch's operations are its spikes, summed over the images, tim
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import Literal
 
 import numpy as np
@@ -198,16 +199,19 @@ class Counter:
             self._branches[name].append((branch, wire, sources))
         self._maps = {name: _stacked(own).to(network.device) for name, own in maps.items()}
         self._ranges = {name: network.count_range(name) for name in senders}
-        self._totals: dict[str, dict[int, Totals]] = {name: {} for name in senders}
-        self._factors = {name: self._convention_factors(name) for name in senders}
+        self._places = _places(self._maps)
+        self._totals: dict[int, Totals] = {}
+        self._factors = self._total_factors()
         mirrored = _mirrored(network)
         self._macs = {name: 0 if name in mirrored else _layer_macs(network, name) for name in network.layers}
 
     def tap(self, name: str, counts: Tensor, step: int = 0) -> Tensor:
         """Add a batch of counts (N, ...); returns them as they are."""
         if name in self._maps:  # through wiring, what passes follows from the layer before it
-            totals, steps = self._tally(counts, self._maps[name], self._ranges[name]).numpy(), self._totals[name]
-            steps[step] = steps[step] + totals if step in steps else totals
+            if step not in self._totals:
+                self._totals[step] = self._none()
+            own = self._totals[step][self._places[name]]
+            own += self._tally(counts, self._maps[name], self._ranges[name]).numpy().ravel()
         return counts
 
     def layers(self, step: int | None = None) -> list[LayerCounts]:
@@ -220,27 +224,35 @@ class Counter:
 
     def totals(self, step: int | None = None) -> tuple[int, dict[str, int]]:
         """Spikes of all units and SOPs of the spiking layers, as the sums over ``layers``, without making its rows."""
-        sums = {name: self._sums(name, step) for name in self._maps}
-        spikes = sum(int(sums[name][0, 0]) for name, _ in self.network.units())
-        sops = sum((np.tensordot(self._factors[name], own, 2) for name, own in sums.items()), np.int64(0))
-        return spikes, dict(zip(CONVENTIONS, np.atleast_1d(sops).tolist(), strict=True))
+        spikes, *sops = (self._factors @ self._chosen(step)).tolist()
+        return spikes, dict(zip(CONVENTIONS, sops, strict=True))
 
-    def _convention_factors(self, sender: str) -> Totals:
-        """How often each sum of a wire counts in each convention's SOPs of all spiking layers, (conventions, 3, K)."""
-        factors = np.zeros((len(CONVENTIONS), 3, len(self._maps[sender])), dtype=np.int64)
+    def _total_factors(self) -> Totals:
+        """How often each sum counts as a spike of a unit, and in each convention's SOPs: (1 + conventions, sums)."""
+        factors = np.zeros((1 + len(CONVENTIONS), len(self._none())), dtype=np.int64)
+        for name, _ in self.network.units():
+            factors[0, self._places[name].start] += 1
         for name, branches in self._branches.items():
             layer = self.network.layers[name]
-            for source in (source for *_, sources in branches for source in sources if source.sender == sender):
-                for row, convention in enumerate(CONVENTIONS.values()):
+            for source in (source for *_, sources in branches for source in sources):
+                place, number = self._places[source.sender].start, len(self._maps[source.sender])
+                for row, convention in enumerate(CONVENTIONS.values(), start=1):
                     if isinstance(layer, SpikingLayer):
-                        column = source.fan_outs + convention.zeros
-                        factors[row, int(convention.of == "events"), column] += convention.factor(layer.grid.levels)
+                        column = place + number * int(convention.of == "events") + source.fan_outs + convention.zeros
+                        factors[row, column] += convention.factor(layer.grid.levels)
         return factors
+
+    def _none(self) -> Totals:
+        """Sums of nothing: of each wire in turn its spikes, events and positive spikes against each of its maps."""
+        return np.zeros(sum(3 * len(maps) for maps in self._maps.values()), dtype=np.int64)
+
+    def _chosen(self, step: int | None) -> Totals:
+        """The sums of one time step, or of all."""
+        return sum((totals for at, totals in self._totals.items() if step in (None, at)), self._none())
 
     def _sums(self, name: str, step: int | None) -> Totals:
         """Spikes, events and positive spikes of a wire against each of its maps, int64 (3, K)."""
-        chosen = [totals for at, totals in self._totals[name].items() if step in (None, at)]
-        return sum(chosen, np.zeros((3, len(self._maps[name])), dtype=np.int64))
+        return self._chosen(step)[self._places[name]].reshape(3, -1)
 
     def _row(self, name: str, layer: Encoder | SpikingLayer | Readout, step: int | None) -> LayerCounts:
         node = self.network.nodes[name]
@@ -285,6 +297,12 @@ class Counter:
             low=low,
             high=high,
         )
+
+
+def _places(maps: Mapping[str, Tensor]) -> dict[str, slice]:
+    """Where each wire's sums stand in a row of all."""
+    ends = list(accumulate((3 * len(own) for own in maps.values()), initial=0))
+    return {name: slice(first, last) for name, (first, last) in zip(maps, pairwise(ends), strict=True)}
 
 
 def _kind(layer: Encoder | SpikingLayer | Readout) -> Literal["encoder", "spiking", "readout"]:
