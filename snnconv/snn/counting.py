@@ -23,8 +23,11 @@ from snnconv.snn.synapses import IdentitySynapse, LinesSynapse
 
 Totals = NDArray[np.int64]
 
-PART = 2**18
+PART = 2**19
 """Counts tallied at a time."""
+
+MOST_IN_BYTES = 127
+"""Largest |count| that is added up in bytes."""
 
 
 Tally = Callable[[Tensor, Tensor, tuple[int, int]], Tensor]
@@ -380,25 +383,58 @@ def _encoder_macs(encoder: Encoder, shape: tuple[int, ...]) -> int:
 
 
 def tally_dense(counts: Tensor, maps: Tensor, within: tuple[int, int]) -> Tensor:
-    """As ``Tally`` says, on any device.
+    """As ``Tally`` says, on any device: sums over the images, then products with the maps.
 
-    The batch is read once, a part at a time that stays in the cache, in the order it lies in memory; sums over the
-    images are products with ones. float32 adds integers exactly below 2^24, more than any batch of units can reach.
+    Both are exact: float32 adds integers below 2^24, more than any batch of units can reach, and float64 below 2^53.
     """
-    signed, graded = within[0] < 0, max(within[1], -within[0]) > 1
+    signed, largest = within[0] < 0, max(1, within[1], -within[0])
     last = counts.ndim == 4 and counts.is_contiguous(memory_format=torch.channels_last)
     flat, weights = ((x.permute(0, 2, 3, 1) if last else x).reshape(len(x), -1) for x in (counts, maps))
-    sums = torch.zeros(3, flat.shape[1], device=flat.device)
-    part = max(1, PART // flat.shape[1])
-    ones = torch.ones(part, device=flat.device)
     with exact_arithmetic(flat.device):
-        for first in range(0, len(flat), part):
-            some = flat[first : first + part].float()
-            one, size = ones[: len(some)], some.abs() if signed else some
-            sums[0].addmv_(size.T, one)
-            if graded:
-                sums[1].addmv_(size.clamp(max=1).T, one)
-            if signed:
-                sums[2].addmv_(some.clamp(min=0).T, one)
-        sums[1:] = torch.stack([sums[1 if graded else 0], sums[2 if signed else 0]])
-        return (sums.double() @ weights.double().T).to("cpu", torch.int64)
+        if flat.device.type == "cpu" and largest <= MOST_IN_BYTES:
+            sums = _byte_sums(flat.to(torch.int8), largest, signed)
+        else:
+            sums = _float_sums(flat, largest, signed)
+        spikes, events, positive = sums
+        wanted = torch.stack([spikes, events if largest > 1 else spikes, positive if signed else spikes])
+        return (wanted.double() @ weights.double().T).to("cpu", torch.int64)
+
+
+def _byte_sums(counts: Tensor, largest: int, signed: bool) -> Tensor:
+    """Sums over images, (3, units): |count|, [count != 0] where counts exceed 1, max(count, 0) where they have signs.
+
+    Images are added up in bytes, as many at a time as a byte can hold and the cache, too.
+    """
+    rows = counts.numpy()
+    sums = np.zeros((3, rows.shape[1]), dtype=np.int32)
+    part = max(1, min(255 // largest, PART // rows.shape[1]))
+    for first in range(0, len(rows), part):
+        some = rows[first : first + part]
+        sums[0] += _added(np.abs(some) if signed else some)
+        if largest > 1:
+            sums[1] += _added(some != 0)
+        if signed:
+            sums[2] += _added(np.maximum(some, 0))
+    return torch.from_numpy(sums)
+
+
+def _added(rows: NDArray[np.int8] | NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Sum over the rows, in bytes."""
+    added: NDArray[np.uint8] = np.add.reduce(rows.view(np.uint8), axis=0, dtype=np.uint8)
+    return added
+
+
+def _float_sums(counts: Tensor, largest: int, signed: bool) -> Tensor:
+    """As ``_byte_sums``, as products with ones, a part at a time that stays in the cache."""
+    sums = torch.zeros(3, counts.shape[1], device=counts.device)
+    part = max(1, PART // counts.shape[1])
+    ones = torch.ones(part, device=counts.device)
+    for first in range(0, len(counts), part):
+        some = counts[first : first + part].float()
+        one, size = ones[: len(some)], some.abs() if signed else some
+        sums[0].addmv_(size.T, one)
+        if largest > 1:
+            sums[1].addmv_(size.clamp(max=1).T, one)
+        if signed:
+            sums[2].addmv_(some.clamp(min=0).T, one)
+    return sums
