@@ -17,16 +17,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from snnconv.ann.brevitas import from_brevitas
     from snnconv.ann.quantizers import KBQuantizer
     from snnconv.ann.weights import TernaryWeight
-    from snnconv.api import load, save, simulate, verify
-    from snnconv.config import Preprocessing
+    from snnconv.api import load, load_model, save, simulate, verify
+    from snnconv.config import Calibration, Preprocessing
     from snnconv.conversion.convert import convert
     from snnconv.data.images import Images, load_images
     from snnconv.errors import SnnconvError
+    from snnconv.formats.nir import to_nir
+    from snnconv.formats.onnx import to_onnx
+    from snnconv.formats.spikingjelly import to_spikingjelly
+    from snnconv.quantization.quantize import quantize
     from snnconv.snn.network import SpikingNetwork
 
 __all__ = [
+    "Calibration",
     "Images",
     "KBQuantizer",
     "Preprocessing",
@@ -34,14 +40,21 @@ __all__ = [
     "SpikingNetwork",
     "TernaryWeight",
     "convert",
+    "from_brevitas",
     "load",
     "load_images",
+    "load_model",
+    "quantize",
     "save",
     "simulate",
+    "to_nir",
+    "to_onnx",
+    "to_spikingjelly",
     "verify",
 ]
 
 _HOMES = {
+    "Calibration": "snnconv.config",
     "Images": "snnconv.data.images",
     "KBQuantizer": "snnconv.ann.quantizers",
     "Preprocessing": "snnconv.config",
@@ -49,10 +62,16 @@ _HOMES = {
     "SpikingNetwork": "snnconv.snn.network",
     "TernaryWeight": "snnconv.ann.weights",
     "convert": "snnconv.conversion.convert",
+    "from_brevitas": "snnconv.ann.brevitas",
     "load": "snnconv.api",
     "load_images": "snnconv.data.images",
+    "load_model": "snnconv.api",
+    "quantize": "snnconv.quantization.quantize",
     "save": "snnconv.api",
     "simulate": "snnconv.api",
+    "to_nir": "snnconv.formats.nir",
+    "to_onnx": "snnconv.formats.onnx",
+    "to_spikingjelly": "snnconv.formats.spikingjelly",
     "verify": "snnconv.api",
 }
 

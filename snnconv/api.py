@@ -16,6 +16,7 @@ from snnconv.snn import simulation
 from snnconv.snn.network import SpikingNetwork
 from snnconv.snn.noise_models import parse_noise, with_deletion
 from snnconv.snn.temporal_simulation import simulate_neuron
+from snnconv.zoo import find_model, model_file
 
 
 def verify(
@@ -73,3 +74,8 @@ def save(network: SpikingNetwork, path: str | Path) -> None:
 def load(path: str | Path) -> SpikingNetwork:
     """Read a spiking network from a file; see ``formats.native``."""
     return native.load(Path(path))
+
+
+def load_model(name: str) -> SpikingNetwork:
+    """Read a trained network that comes with the package, such as ``lenet-mnist-k1B2``; see ``zoo``."""
+    return native.load(model_file(find_model(name)))

@@ -17,16 +17,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import torch
 
 from snnconv.conversion.verification import Parity, verify
 from snnconv.data.sets import ImageSet
 from snnconv.engines.registry import choose_engine
-from snnconv.errors import CertificateError, ParityError, RunError
-from snnconv.formats.arrays import arrays_of, describe, write_arrays
+from snnconv.errors import CertificateError, ConfigError, ParityError, RunError
+from snnconv.formats.arrays import arrays_of, describe, read_arrays, write_arrays
 from snnconv.formats.certificate import changed_files, describe_files, differences, read_certificate, write_certificate
 from snnconv.formats.native import load
 from snnconv.own_models import model_of
@@ -82,7 +83,10 @@ def certify(
     """
     path = certificate_path(path)
     network = open_network(run, sample.images)
-    measured = _measure(run, network, sample.images, core, batch_size, engine, quiet)
+    try:
+        measured = _measure(run, network, sample.images, core, batch_size, engine, quiet)
+    except ParityError as error:
+        raise ParityError(f"run {run.name} cannot be certified: {error}") from error
     sections = {
         "about": _about(run, sample.images, network),
         "files": {},
@@ -118,37 +122,37 @@ def check(
         CertificateError: it was changed.
         DataError: the data set is not to be had.
         FormatError: it is no certificate.
+        RunError: the ANN is a network of the user's own whose factory is not to be had.
     """
-    path = path if path.exists() else certificate_path(path)
+    path = path if path.is_file() else certificate_path(path)
     sections = read_certificate(path)
     folder = folder_of(path)
-    found = changed_files(folder, sections["files"])
-    if run is not None and file_hash(run.file(ANN)) != sections["files"]["ann"]["sha256"]:
+    found = changed_files(folder, FILES, sections["files"])
+    if not found and run is not None and file_hash(run.file(ANN)) != file_hash(folder / ANN):
         found.append(f"{run.file(ANN)} is not the ANN that was certified: its SHA-256 differs")
     if found:
         return Checked(sections, found, [])
-    try:
-        own = open_run(folder)
-        found += _check_files(folder, own)
-        network, data = load(folder / NETWORK), sections["data"]
-        core = _core(sections["hardware"])
-        images = test_sample(own, data["dataset"], data_dir, data["images"], workers).images
-        found += differences(_data(images), data, "data")
-        found += differences(_facts(own, images, network), {k: sections["about"][k] for k in _FACTS}, "about")
-        if found:
-            return Checked(sections, found, [])
-        threads = sorted({1, max(2, torch.get_num_threads())})
-        certified = {key: sections[key] for key in ("parity", "hardware", "activity")}
-        for number in threads:
-            with _threads(number):
+    own, network = open_run(folder), load(folder / NETWORK)
+    dataset, number, core = _conditions(path, sections)
+    images = test_sample(own, dataset, data_dir, number, workers).images
+    facts = {key: value for key, value in sections["about"].items() if key != "record"}
+    found += _different_files(folder, network)
+    found += differences(_data(images), sections["data"], "data")
+    found += differences(_facts(own, images, network), facts, "about")
+    if found:
+        return Checked(sections, found, [])
+    threads = sorted({1, max(2, torch.get_num_threads())})
+    for count in threads:
+        with _threads(count):
+            try:
                 measured = _measure(own, network, images, core, batch_size, engine, quiet)
-            found += [
-                f"with {number} thread{'s' if number > 1 else ''} {phrase}"
-                for key, value in certified.items()
-                for phrase in differences(measured[key], value, key)
-            ]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CertificateError(f"{path} lacks an entry that certificates have: {error}") from error
+            except ParityError as error:
+                raise ParityError(f"certificate {path} does not hold: {error}") from error
+        found += [
+            f"with {count} thread{'s' if count > 1 else ''} {phrase}"
+            for key, value in measured.items()
+            for phrase in differences(value, sections[key], key)
+        ]
     return Checked(sections, found, threads)
 
 
@@ -170,13 +174,19 @@ def parse_core(text: str) -> Core:
 
 
 def certificate_path(path: Path) -> Path:
-    """The certificate's file: its name ends in .json."""
+    """The certificate's file: its name ends in .json.
+
+    Raises:
+        ConfigError: it has no name.
+    """
+    if not path.name:
+        raise ConfigError(f"{path} is no name for a certificate: give one, such as chip.json")
     return path if path.suffix == ".json" else path.with_name(path.name + ".json")
 
 
 def folder_of(path: Path) -> Path:
     """Folder of the files that a certificate speaks of, beside it."""
-    return path.with_suffix("") if path.suffix else path.with_name(path.name + "-files")
+    return path.with_suffix("")
 
 
 def _about(run: Run, images: ImageSet, network: SpikingNetwork) -> dict[str, Any]:
@@ -184,9 +194,6 @@ def _about(run: Run, images: ImageSet, network: SpikingNetwork) -> dict[str, Any
     environment = describe_environment(str(network.device), torch.get_num_threads())
     record = {"created": datetime.now(UTC).isoformat(), "run": run.name, "environment": environment}
     return _facts(run, images, network) | {"record": record}
-
-
-_FACTS = ("network", "quantization", "dataset", "split", "levels", "classes")
 
 
 def _facts(run: Run, images: ImageSet, network: SpikingNetwork) -> dict[str, Any]:
@@ -221,7 +228,7 @@ def _measure(
     parity = verify(model_of(run), network, images, runner, batch_size, quiet, run.recipe.preprocessing)
     failures = parity.failures()
     if failures:
-        raise ParityError(f"run {run.name} cannot be certified: {failures[0]}")
+        raise ParityError(failures[0])
     measured = simulate(runner, images, batch_size=batch_size, quiet=quiet)
     rows = footprints(network)
     return {
@@ -270,9 +277,10 @@ def _activity(measured: Simulation) -> dict[str, Any]:
 
 def _fill(folder: Path, run: Run, network: SpikingNetwork) -> None:
     """Put the files into the folder: made aside first, so that a stopped command leaves none half."""
-    if folder.exists() and not (folder / ARRAYS).is_file():
-        raise RunError(f"{folder} is there already and is no folder of a certificate: choose another name")
     try:
+        present = {file.name for file in folder.iterdir()} if folder.exists() else set()
+        if present and not {ARRAYS} <= present <= set(FILES.values()):
+            raise RunError(f"{folder} is there already and is no folder of a certificate: choose another name")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as work:
             made = Path(work) / folder.name
@@ -287,22 +295,16 @@ def _fill(folder: Path, run: Run, network: SpikingNetwork) -> None:
         raise RunError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
-def _check_files(folder: Path, run: Run) -> Iterator[str]:
+def _different_files(folder: Path, network: SpikingNetwork) -> Iterator[str]:
     """Whether the network is what the ANN converts to, and arrays and description are the network's."""
-    network = load(folder / NETWORK)
     expected = arrays_of(network)
     with tempfile.TemporaryDirectory() as work:
         for name in (CONFIG, ANN):
             shutil.copyfile(folder / name, Path(work) / name)
         anew = arrays_of(convert_run(open_run(Path(work)), network.header.split))
     yield from _different_arrays(f"{folder / NETWORK} and what the ANN converts to", anew, expected)
-    try:
-        with np.load(folder / ARRAYS, allow_pickle=False) as file:
-            written = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
-        raise CertificateError(f"{folder / ARRAYS} cannot be read as arrays: {error}") from error
-    yield from _different_arrays(f"{folder / ARRAYS} and {folder / NETWORK}", written, expected)
-    if (folder / DESCRIPTION).read_text(encoding="utf-8") != describe(network, ARRAYS):
+    yield from _different_arrays(f"{folder / ARRAYS} and {folder / NETWORK}", read_arrays(folder / ARRAYS), expected)
+    if (folder / DESCRIPTION).read_bytes() != describe(network, ARRAYS).encode():
         yield f"{folder / DESCRIPTION} does not describe {folder / NETWORK}"
 
 
@@ -312,8 +314,31 @@ def _different_arrays(what: str, one: dict[str, Any], other: dict[str, Any]) -> 
             yield f"{what} differ in {name}"
 
 
-def _core(hardware: dict[str, Any]) -> Core | None:
-    return None if hardware["core"] is None else Core(**hardware["core"]["limits"])
+def _conditions(path: Path, sections: dict[str, Any]) -> tuple[str, int, Core | None]:
+    """Data set, number of images and core that a certificate was made with.
+
+    Raises:
+        CertificateError: it does not say them.
+    """
+    try:
+        data = msgspec.convert(sections["data"], _Data)
+        core = msgspec.convert(sections["hardware"], _Hardware).core
+    except msgspec.ValidationError as error:
+        raise CertificateError(f"{path} was changed: {error}") from error
+    return data.dataset, data.images, None if core is None else core.limits
+
+
+class _Data(msgspec.Struct, frozen=True):
+    dataset: str
+    images: Annotated[int, msgspec.Meta(ge=1)]
+
+
+class _Fit(msgspec.Struct, frozen=True):
+    limits: Core
+
+
+class _Hardware(msgspec.Struct, frozen=True):
+    core: _Fit | None
 
 
 @contextmanager

@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -47,6 +47,9 @@ LEVELS: dict[Activations, int] = {"relu": 0, "ternary": 2, "binary": 1, "three-l
 TERMS = (1, 2, 4)
 """How many ternary weights residual expansion may add up."""
 
+WEIGHT_BITS = range(2, 9)
+"""Bits that an inserted weight quantizer may have; with 2 the weights are ternary."""
+
 
 OWN = "own"
 """Quantization of a network of the user's own, whose quantizers are in its code."""
@@ -60,10 +63,14 @@ class Quantization:
     * ``k<k>B<B>``, such as ``k1B2``: the network's own weights and (k, B) activations;
     * ``relu``: the network's own weights and float ReLU activations;
     * either of these two followed by ``-t1``, ``-t2`` or ``-t4`` (scaled ternary weights, residual expansion by so
-      many terms) and by ``-fflf`` or ``-fqlq`` (first and last layer float or quantized);
+      many terms) or by ``-float`` (float weights), and by ``-fflf`` or ``-fqlq`` (first and last layer float or
+      quantized);
     * ``twta``, ``twba``, ``bwba``, ``sttn``: the published systems of these names; ``twba3`` and ``bwba3`` with the
       three-level activation that the released code ships;
     * ``own``: that of a network of the user's own, which says by itself how it is quantized;
+    * any with float activations followed by ``-L<levels>``, such as ``fp32-L8`` or ``own-L8``: with quantizers of
+      so many levels in the place of its ReLUs, as `snnconv quantize` puts them; ``-w<bits>`` behind that says how many
+      bits the hidden weights have;
     * ``sttn-k<k>B<B>``: ``sttn`` with the stream between its blocks quantized to multiples of 2^-k in -B..B, which
       makes it convertible.
 
@@ -76,6 +83,8 @@ class Quantization:
         activations: Kind of the hidden activations.
         terms: t_ex of residual expansion, where the weights are scaled ternary ones.
         ends: What the first and the last layer keep; None is the network's own choice.
+        inserted: L of the quantizers in the place of ReLUs; 0 where there are none.
+        weight_bits: Bits of the hidden weights beside them; None leaves these as they are.
     """
 
     name: str
@@ -86,6 +95,13 @@ class Quantization:
     activations: Activations = "relu"
     terms: int = 1
     ends: Ends | None = None
+    inserted: int = 0
+    weight_bits: int | None = None
+
+    @property
+    def before(self) -> str:
+        """Name of the quantization that quantizers were inserted into; its own where none were."""
+        return self.name.rsplit("-L", 1)[0] if self.inserted else self.name
 
     @property
     def quantizes_stream(self) -> bool:
@@ -95,6 +111,8 @@ class Quantization:
     @property
     def levels(self) -> int:
         """L of the hidden activations; 0 where they are float."""
+        if self.inserted:
+            return self.inserted
         if self.activations == "k/B":
             assert self.k is not None
             assert self.B is not None
@@ -109,7 +127,7 @@ class Quantization:
             ConfigError: only one of the two where there are none yet, or a scheme with activations of its own.
         """
         k, B = (self.k if k is None else k), (self.B if B is None else B)
-        if self.activations not in ("relu", "k/B", "sttn"):
+        if self.inserted or self.activations not in ("relu", "k/B", "sttn"):
             raise ConfigError(f"quantization {self.name} has activations of its own: k and B do not apply to it")
         if k is None or B is None:
             raise ConfigError(f"quantization {self.name} has no k and B yet: give both --k and --B")
@@ -125,6 +143,8 @@ class Quantization:
         Raises:
             ConfigError: not one of the names, or k, B or the number of terms outside what is allowed.
         """
+        if match := re.fullmatch(r"(.+)-L(\d+)(?:-w(\d+))?", name):
+            return _with_inserted(cls.parse(match[1], tie), int(match[2]), None if match[3] is None else int(match[3]))
         if name == OWN:
             return cls(name, tie=tie)
         if name in SCHEMES:
@@ -136,12 +156,12 @@ class Quantization:
             if 2 ** (k + 1) * B > MAX_LEVELS:
                 raise ConfigError(f"{name} has {2 ** (k + 1) * B} levels; at most {MAX_LEVELS}: take a smaller k or B")
             return cls(name, k, B, tie, "sign-pair", "sttn", ends="float")
-        match = re.fullmatch(r"(?:relu|k(-?\d+)B(-?\d+))(?:-t(\d+))?(?:-(fflf|fqlq))?", name)
+        match = re.fullmatch(r"(?:relu|k(-?\d+)B(-?\d+))(?:-(?:t(\d+)|float))?(?:-(fflf|fqlq))?", name)
         if not match:
             raise ConfigError(
                 f"unknown quantization {name!r}: expected {', '.join(SCHEMES)}, or k<bits>B<bound>, such as k1B2"
             )
-        own: Weights | None = "scaled" if match[3] else None
+        own: Weights | None = "scaled" if match[3] else "float" if "-float" in name else None
         terms = int(match[3] or 1)
         if terms not in TERMS:
             raise ConfigError(f"quantization {name}: t (= {terms}) must be 1, 2 or 4")
@@ -151,6 +171,26 @@ class Quantization:
         k, B = int(match[1]), int(match[2])
         k_b_grid(k, B, tie)
         return cls(name, k, B, tie, own, "k/B", terms, both[match[4]])
+
+
+def _with_inserted(base: Quantization, levels: int, weight_bits: int | None) -> Quantization:
+    """The quantization of a network whose ReLUs became quantizers."""
+    name = inserted_name(base.name, levels, weight_bits)
+    if base.levels or base.inserted:
+        raise ConfigError(f"quantization {name}: {base.name} has quantized activations of its own")
+    if not 1 <= levels <= MAX_LEVELS:
+        raise ConfigError(f"quantization {name}: levels (= {levels}) must lie in 1..{MAX_LEVELS}")
+    if weight_bits is not None and weight_bits not in WEIGHT_BITS:
+        raise ConfigError(
+            f"quantization {name}: weight bits (= {weight_bits}) must lie in {WEIGHT_BITS[0]}..{WEIGHT_BITS[-1]}; 2 is "
+            "ternary"
+        )
+    return replace(base, name=name, inserted=levels, weight_bits=weight_bits)
+
+
+def inserted_name(base: str, levels: int, weight_bits: int | None = None) -> str:
+    """Name of a quantization with quantizers in the place of ReLUs."""
+    return f"{base}-L{levels}" + ("" if weight_bits is None else f"-w{weight_bits}")
 
 
 class Preprocessing(Settings, frozen=True):
@@ -259,6 +299,8 @@ class Training(Settings, frozen=True):
         precision: ``auto`` takes bf16 where the device computes it natively, else fp32.
         distillation: Share of the loss that is the cross-entropy against a teacher's softmax, 0 .. 1.
         temperature: What the logits of both are divided by in that share.
+        accumulate: Parts of a batch that go through the network one after the other before the step, to need less
+            memory; batch statistics are then those of the parts.
     """
 
     epochs: int = 10
@@ -276,9 +318,10 @@ class Training(Settings, frozen=True):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     distillation: float = 0.0
     temperature: float = 1.0
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "validation"):
+        for name in ("epochs", "batch_size", "validation", "accumulate"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training: {name} (= {getattr(self, name)}) must be at least 1")
         if not 0 < self.learning_rate <= 100:
@@ -305,12 +348,65 @@ class Training(Settings, frozen=True):
             raise ConfigError(f"training: temperature (= {self.temperature}) must be above 0")
 
 
-class Published(Settings, frozen=True):
-    """A number from a paper: accuracy in percent (top-5 too, where it is given) and where it stands."""
+Calibrations = Literal["max", "percentile", "mse", "balance"]
+CALIBRATIONS: tuple[Calibrations, ...] = get_args(Calibrations)
+"""Ways to find the ranges of float activations, see ``quantization.calibration``."""
+
+
+class Calibration(Settings, frozen=True):
+    """How the ranges of a float network's activations are found on images.
+
+    Attributes:
+        method: One of ``CALIBRATIONS``.
+        percentile: Of ``percentile``, above 0 and up to 100.
+        iterations: Batches that ``balance`` looks at; the images start anew where they end.
+        per_channel: Whether each channel's own range is folded into the weights around it first, see
+            ``quantization.channels``.
+    """
+
+    method: Calibrations = "mse"
+    percentile: float = 99.9
+    iterations: int = 100
+    per_channel: bool = False
+
+    def __post_init__(self) -> None:
+        if self.method not in CALIBRATIONS:
+            raise ConfigError(f"unknown calibration {self.method!r}: {', '.join(CALIBRATIONS)} are known")
+        if not 0 < self.percentile <= 100:
+            raise ConfigError(f"calibration: percentile (= {self.percentile:g}) must lie above 0 and up to 100")
+        if self.iterations < 1:
+            raise ConfigError(f"calibration: iterations (= {self.iterations}) must be at least 1")
+
+
+class Published(Settings, frozen=True, omit_defaults=True):
+    """What a paper says of a network, and where it stands.
+
+    Attributes:
+        accuracy: Top-1 [%].
+        source: The paper.
+        top5: Top-5 [%].
+        spikes: Spikes an image of all layers that fire.
+        sops: Synaptic operations an image by the convention ``zou2021``.
+        noise: Top-1 [%] by the share of the encoder's spikes that are deleted.
+    """
 
     accuracy: float
     source: str
     top5: float | None = None
+    spikes: int | None = None
+    sops: int | None = None
+    noise: dict[float, float] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in (("spikes", self.spikes), ("sops", self.sops)):
+            if value is not None and not value > 0:
+                raise ConfigError(f"published: {name} (= {value}) must be above 0")
+        for ratio, accuracy in self.noise.items():
+            if not 0 < ratio <= 1 or not 0 <= accuracy <= 100:
+                raise ConfigError(
+                    f"published: noise (= {{{ratio}: {accuracy}}}) gives an accuracy in 0..100 % for a ratio above 0 "
+                    "and up to 1"
+                )
 
 
 class Recipe(Settings, frozen=True):
@@ -352,7 +448,7 @@ class Recipe(Settings, frozen=True):
 
 def to_mapping(settings: Settings) -> dict[str, Any]:
     """Plain values of a record, for TOML and JSON; entries that are None are left out."""
-    return _without_none(msgspec.to_builtins(settings))
+    return _without_none(msgspec.to_builtins(settings, str_keys=True))
 
 
 def recipe_from_mapping(values: Mapping[str, Any], where: str) -> Recipe:
@@ -362,9 +458,26 @@ def recipe_from_mapping(values: Mapping[str, Any], where: str) -> Recipe:
         ConfigError: an unknown entry, a wrong type, or a value outside what is allowed.
     """
     try:
-        return msgspec.convert(values, Recipe)
+        return msgspec.convert(values, Recipe, str_keys=True)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def without_remarks(recipe: Recipe) -> Recipe:
+    """The recipe without what is only said about it: two that are equal so train the same networks."""
+    return msgspec.structs.replace(recipe, description="", published=None)
+
+
+def published_for(recipe: Recipe) -> Published | None:
+    """What is published of a recipe's network.
+
+    A recipe that comes with the package may have learned of more since a run wrote it down.
+    """
+    if recipe.name in recipe_names():
+        known = load_recipe(recipe.name)
+        if (known.network, known.dataset, known.quantization) == (recipe.network, recipe.dataset, recipe.quantization):
+            return known.published
+    return recipe.published
 
 
 def recipe_names() -> list[str]:

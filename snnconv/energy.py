@@ -5,10 +5,11 @@ Only arithmetic is estimated, and movement of data if asked for; no chip was mea
     spiking     encoder MACs * fp32 MAC + synops of the spiking layers * accumulation + synops of the readout * fp32 add
     matched     encoder MACs * fp32 MAC + MACs of the spiking layers * (multiply of b x w bits + accumulation)
                 + MACs of the readout * fp32 MAC
-    skipping    as matched, but only for activations and weights other than 0
+    skipping    as matched, but only for activations and weights other than 0 (the codes', whatever neuron runs)
     int8, fp32  all MACs of the ANN * MAC of 8 bits, of 32 bits
 
-b = ceil(log2(L T + 1)) bits hold what a spiking unit can send, w bits one of its weights.
+b = ceil(log2(n + 1)) bits hold the n steps between the smallest and the largest count of a wire, w bits a weight. n is
+L for a ladder; over time the net counts that there may be after T steps, which no grid that ends them lets grow with T.
 """
 
 from __future__ import annotations
@@ -67,13 +68,14 @@ SYSTEMS: dict[str, str] = {
 PARTS = ("encoder", "hidden", "readout")
 """What an estimate is the sum of."""
 
-AT_ONCE = ("ladder", "integrate-then-fire")
+LADDER = "ladder"
+AT_ONCE = (LADDER, "integrate-then-fire")
 """Neurons that can send L spikes and no more, however many steps the whole network takes."""
 
 
-def matched_bits(levels: int, steps: int = 1) -> int:
-    """ceil(log2(L T + 1)): bits of the ANN whose activations take as many values as a unit can send spikes."""
-    return math.ceil(math.log2(levels * steps + 1))
+def matched_bits(levels: int) -> int:
+    """ceil(log2(n + 1)): bits of the ANN whose activations take as many values as a wire has counts."""
+    return math.ceil(math.log2(levels + 1))
 
 
 def multiply(activation_bits: int, weight_bits: int) -> float:
@@ -107,7 +109,7 @@ def estimate(simulation: Mapping[str, Any], preset: str = "45nm-int8", movement:
     add = PRESETS[preset].accumulation
     systems = {name: dict.fromkeys((*PARTS, "total", "movement"), 0.0) for name in SYSTEMS}
     for layer in layers:
-        for name, (part, compute, moved) in _costs(layer, add, window(simulation, layer["incoming_levels"])).items():
+        for name, (part, compute, moved) in _costs(layer, add).items():
             moving = moved * SRAM / 1000 if movement else 0.0
             systems[name][part] += compute / 1000 + moving
             systems[name]["total"] += compute / 1000 + moving
@@ -134,7 +136,7 @@ def estimates(simulation: Mapping[str, Any]) -> dict[str, Any]:
         "line": list(LINE),
         "line_source": "arXiv:2409.08290, spikes a unit and step below which an SNN beats the bit-matched ANN",
         "matched_bits": {
-            layer["name"]: matched_bits(window(simulation, layer["incoming_levels"]))
+            layer["name"]: matched_bits(layer["incoming_levels"])
             for layer in _layers(simulation)
             if layer["kind"] != "encoder"
         },
@@ -151,26 +153,35 @@ def estimates(simulation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def window(simulation: Mapping[str, Any], levels: int) -> int:
-    """Spikes that a unit of so many levels can send for one image: L T of a ladder, whose T is 1; else one a step."""
-    return levels if simulation.get("neuron", AT_ONCE[0]) in AT_ONCE else int(simulation["steps"])
+    """Spikes that a unit of so many levels can send for one image: L at once or in its slot; else one a step."""
+    return levels if simulation.get("neuron", LADDER) in AT_ONCE else int(simulation["steps"])
 
 
 def _layers(simulation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What a simulation says of each layer, its operations beside its counts."""
+    """What a simulation says of each layer, its operations beside its counts; and the ANN's operations on codes.
+
+    A ladder's counts are the codes; what other neurons send is counted apart.
+    """
     try:
         operations = {layer["name"]: layer for layer in simulation["operations"]["layers"]}
-        return [dict(layer) | operations[layer["name"]] for layer in simulation["layers"]]
+        ladder = simulation.get("neuron", LADDER) == LADDER
+        return [
+            dict(layer)
+            | operations[layer["name"]]
+            | {"code_events": layer["sops"]["events"] if ladder else layer["code_events"]}
+            for layer in simulation["layers"]
+        ]
     except (KeyError, TypeError) as error:
         raise FormatError(
             f"a simulation result has no {error} to estimate energy from: run `snnconv simulate` again"
         ) from error
 
 
-def _costs(layer: Mapping[str, Any], add: float, most: int) -> dict[str, tuple[str, float, float]]:
+def _costs(layer: Mapping[str, Any], add: float) -> dict[str, tuple[str, float, float]]:
     """For each system the layer's part, its arithmetic [pJ] and the bits it moves."""
     macs, units, kind = layer["macs"], layer["units"], layer["kind"]
-    synops, events = (layer["sops"][name] for name in ("synops", "events"))
-    events = events if macs else 0  # the other sign's layer of a split unit has the ANN's share
+    synops = layer["sops"]["synops"]
+    events = layer["code_events"] if macs else 0  # the other sign's layer of a split unit has the ANN's share
     part = "hidden" if kind == "spiking" else kind
     sent = 2 * layer["spikes"] * max(1, math.ceil(math.log2(units)))
     costs = {
@@ -180,7 +191,7 @@ def _costs(layer: Mapping[str, Any], add: float, most: int) -> dict[str, tuple[s
     if kind == "encoder":
         analog = (part, macs * FP32_MAC, macs * 64 + units * 32)
         return costs | {"spiking": (part, analog[1], analog[2] + sent), "matched": analog, "skipping": analog}
-    bits, weight, potential = matched_bits(most), layer["weight_bits"], layer["potential_bits"]
+    bits, weight, potential = matched_bits(layer["incoming_levels"]), layer["weight_bits"], layer["potential_bits"]
     if kind == "readout":
         accumulate, mac = FP32_ADD, FP32_MAC  # its weights are floats
     else:

@@ -39,3 +39,7 @@ class CertificateError(SnnconvError):
 
 class RunError(SnnconvError):
     """A run folder that is missing, incomplete or cannot be written."""
+
+
+class ProcessError(SnnconvError):
+    """Several processes that cannot reach each other, or one of them lost."""

@@ -1,9 +1,10 @@
-"""A network written for another tool, and what was written run beside the network itself."""
+"""A network written for another tool; what was written is read back and run beside the network itself."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,21 @@ from torch import Tensor
 
 from snnconv.data.preprocessing import prepare
 from snnconv.errors import ConfigError, ExportError
-from snnconv.formats.arrays import arrays_of, write_arrays
+from snnconv.formats.arrays import arrays_of, read_arrays, write_arrays
 from snnconv.formats.native import load
-from snnconv.formats.nir import Written, write_nir
+from snnconv.formats.nir import write_nir
 from snnconv.formats.nir_steps import run_nir
-from snnconv.formats.onnx import run_onnx, to_onnx, write_onnx
-from snnconv.formats.spikingjelly import run_spikingjelly, to_spikingjelly, write_spikingjelly
-from snnconv.pipeline import convert_run, open_network, test_sample
-from snnconv.runs import NETWORK, Run
+from snnconv.formats.onnx import onnx_runner, read_onnx, write_onnx
+from snnconv.formats.spikingjelly import read_spikingjelly, run_spikingjelly, write_spikingjelly
+from snnconv.pipeline import network_of, open_network, test_sample
+from snnconv.runs import Run
 from snnconv.snn.network import SpikingNetwork
-from snnconv.snn.neurons.registry import find_neuron
+from snnconv.snn.neurons.registry import find_neuron, steps_of
 from snnconv.snn.temporal import TemporalNetwork
 
-FORMATS = ("nir", "onnx", "numpy", "spikingjelly")
-NEURONS = {"nir": ("ladder", "if"), "spikingjelly": ("ladder", "if")}
-"""What the units of a format may be; the others know no time."""
-SUFFIXES = {"nir": ".nir", "onnx": ".onnx"}
+TIMED = ("nir", "spikingjelly")
+"""Formats that know neurons over time; the others hold the ladder's integers."""
+SUFFIXES = {"nir": ".nir", "onnx": ".onnx", "numpy": ".npz", "spikingjelly": ".py"}
 CHECKED_TOGETHER = 10
 """Images that are compared at a time."""
 TOLERANCE = 1e-9
@@ -37,6 +37,42 @@ TOLERANCE = 1e-9
 Counts = Mapping[str, Tensor]
 Way = Callable[[Tensor], tuple[Tensor, Counts]]
 """From preprocessed images to logits, and the net counts of each layer that fires."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What may be asked for beside the format.
+
+    Attributes:
+        neuron: What the units become: ``ladder``, or ``if`` where the format knows time.
+        steps: T of ``if`` in the comparison; None takes its own.
+        lossy: Write what the format cannot say as the nearest that it can.
+        codes: Give out every unit's codes, too (ONNX).
+    """
+
+    neuron: str = "ladder"
+    steps: int | None = None
+    lossy: bool = False
+    codes: bool = False
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        files: The files.
+        changes: What they say otherwise than the network, a sentence each.
+        by: What runs them.
+        opened: From the number of steps to how they are run; None where reading them back was comparison enough.
+        lacks: Package that is not there to run them.
+    """
+
+    files: list[Path]
+    changes: list[str] = field(default_factory=list)
+    by: str = ""
+    opened: Callable[[int], Way] | None = None
+    lacks: str = ""
 
 
 @dataclass
@@ -66,26 +102,16 @@ class Check:
 
 
 def export(
-    network: SpikingNetwork,
-    to: str,
-    path: Path,
-    x: Tensor | None = None,
-    neuron: str = "ladder",
-    steps: int | None = None,
-    lossy: bool = False,
-    codes: bool = False,
+    network: SpikingNetwork, to: str, path: Path, x: Tensor | None = None, choices: Choices | None = None
 ) -> dict[str, Any]:
-    """Write a network and compare what was written with it.
+    """Write a network, read what was written, and compare the two.
 
     Args:
         network: Converted.
         to: One of ``FORMATS``.
-        path: File to write; what belongs beside it takes its name.
-        x: Preprocessed images to compare on; None compares nothing.
-        neuron: What the units become, see ``NEURONS``.
-        steps: T of ``if`` in the comparison; None takes its own.
-        lossy: Write what the format cannot say as the nearest that it can.
-        codes: Give out every unit's codes, too (ONNX).
+        path: File to write, whose name is made to end as ``SUFFIXES`` says; what belongs beside it takes that name.
+        x: Preprocessed images to compare on; None compares on none.
+        choices: See there.
 
     Returns:
         Plain values: format, neuron, files, changes (what was lost, a sentence each) and the comparison.
@@ -95,133 +121,155 @@ def export(
         ExportError: something that the format cannot say, or files that do not do what the network does.
         RunError: the folder cannot be written.
     """
-    _check_options(to, neuron, steps, lossy, codes)
-    written: Written | None = None
-    if to in SUFFIXES and not path.suffix:
-        path = path.with_suffix(SUFFIXES[to])
-    match to:
-        case "nir":
-            written = write_nir(network, path, neuron, lossy)
-            files = [path]
-        case "onnx":
-            write_onnx(network, path, codes)
-            files = [path]
-        case "numpy":
-            files = write_arrays(network, path)
-        case _:
-            files = write_spikingjelly(network, path, neuron)
-    changes = [] if written is None else written.changes
+    choices = choices or Choices()
+    _check_choices(to, choices)
+    path = path if path.suffix == SUFFIXES[to] else path.with_name(path.name + SUFFIXES[to])
+    written = FORMATS[to](network, path, choices)
     result: dict[str, Any] = {
         "format": to,
-        "neuron": neuron,
-        "files": [{"file": str(file), "bytes": file.stat().st_size} for file in files],
-        "exact": not changes,
-        "changes": changes,
+        "neuron": choices.neuron,
+        "files": [{"file": str(file), "bytes": file.stat().st_size} for file in written.files],
+        "exact": not written.changes,
+        "changes": written.changes,
         "check": None,
         "not_checked": None,
     }
-    if to == "numpy":
-        _require_same_arrays(network, files[0])
-    elif x is None:
-        result["not_checked"] = "no images were asked for"
-    else:
-        try:
-            check = _compare(network, x, *_runs(network, to, neuron, steps, written))
-            result["check"] = asdict(check) | {"equal": check.equal}
-        except ExportError as error:
-            if "not installed" not in str(error):
-                raise
-            result["not_checked"] = str(error)
-    if result["check"] and not changes and not result["check"]["equal"]:
+    if written.opened is None:
+        return result
+    if x is None:
+        return result | {"not_checked": "no images were asked for"}
+    if written.lacks:
+        return result | {"not_checked": f"{written.lacks} is not installed: `pip install snnconv[{to}]`"}
+    steps, ours = _own(network, choices)
+    check = _compare(network, x, written.by, written.opened(steps), ours)
+    if not written.changes and not check.equal:
         raise ExportError(
-            f"{files[0]} does not do what the network does: {result['check']['mismatches']:,} of "
-            f"{result['check']['units']:,} units differ when {result['check']['by']} runs it; do not use it"
+            f"{written.files[0]} does not do what the network does: {check.mismatches:,} of {check.units:,} units "
+            f"differ, logits agree on {check.logits_equal} of {check.images} images when {check.by} runs it; do not "
+            "use it"
         )
-    return result
+    return result | {"check": asdict(check) | {"equal": check.equal}}
 
 
 def export_run(
-    run: Run, to: str, path: Path, number: int, data_dir: Path | None = None, workers: int | None = None, **options: Any
+    run: Run,
+    to: str,
+    path: Path,
+    number: int,
+    data_dir: Path | None = None,
+    workers: int | None = None,
+    choices: Choices | None = None,
 ) -> dict[str, Any]:
-    """``export`` of a run's network, compared on its first ``number`` test images; 0 compares nothing."""
-    if not number:
-        network = load(run.file(NETWORK)) if run.has(NETWORK) else convert_run(run)
-        return export(network, to, path, **options) | {"images_of": None}
+    """``export`` of a run's network, compared on its first ``number`` test images; 0 compares on none."""
+    if not number or to == "numpy":
+        return export(network_of(run), to, path, None, choices) | {"images_of": None}
     every = test_sample(run, None, data_dir, workers=workers).images
     images = every.take(min(number, len(every)))
     network = open_network(run, images)
-    x = torch.cat([prepare(batch.pixels, network.header.preprocessing) for batch in images.batches(CHECKED_TOGETHER)])
-    return export(network, to, path, x, **options) | {"images_of": images.name}
+    settings = network.header.preprocessing
+    x = torch.cat([prepare(batch.pixels, settings) for batch in images.batches(CHECKED_TOGETHER)])
+    return export(network, to, path, x, choices) | {"images_of": images.name}
 
 
-def export_file(file: Path, to: str, path: Path, number: int, **options: Any) -> dict[str, Any]:
-    """``export`` of a network by itself, compared on random pixels."""
+def export_file(file: Path, to: str, path: Path, number: int, choices: Choices | None = None) -> dict[str, Any]:
+    """``export`` of a network by itself, compared on random pixels; 0 compares on none."""
     network = load(file)
-    if not number:
-        return export(network, to, path, **options) | {"images_of": None}
     draws = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (number, *network.header.shape), dtype=torch.uint8, generator=draws)
-    return export(network, to, path, prepare(pixels, network.header.preprocessing), **options) | {
-        "images_of": "random pixels"
-    }
+    x = prepare(pixels, network.header.preprocessing) if number else None
+    return export(network, to, path, x, choices) | {"images_of": "random pixels" if number else None}
 
 
-def _check_options(to: str, neuron: str, steps: int | None, lossy: bool, codes: bool) -> None:
+def _nir(network: SpikingNetwork, path: Path, choices: Choices) -> Exported:
+    written = write_nir(network, path, choices.neuron, choices.lossy)  # reads it back, too
+
+    def opened(steps: int) -> Way:
+        def way(x: Tensor) -> tuple[Tensor, Counts]:
+            logits, spikes = run_nir(written.graph, x, steps)
+            counts = {}
+            for name, layer in network.units():
+                sent = [spikes[node] for node in written.nodes[name]]
+                below = layer.grid.negative if choices.neuron == "ladder" else 0
+                counts[name] = torch.stack([-own if i < below else own for i, own in enumerate(sent)]).sum(0)
+            return logits.mean(0), counts
+
+        return way
+
+    return Exported([path], written.changes, "the equations of NIR", opened)
+
+
+def _onnx(network: SpikingNetwork, path: Path, choices: Choices) -> Exported:
+    write_onnx(network, path, choices.codes)
+
+    def opened(steps: int) -> Way:
+        run = onnx_runner(read_onnx(path, network))
+
+        def way(x: Tensor) -> tuple[Tensor, Counts]:
+            outputs = run(x)
+            return outputs["logits"], outputs
+
+        return way
+
+    lacks = "" if find_spec("onnxruntime") else "onnxruntime"
+    return Exported([path], [], "ONNX Runtime", opened, lacks)
+
+
+def _numpy(network: SpikingNetwork, path: Path, choices: Choices) -> Exported:
+    files, expected = write_arrays(network, path), arrays_of(network)
+    read = read_arrays(files[0])
+    if set(read) != set(expected) or not all(np.array_equal(read[name], own) for name, own in expected.items()):
+        raise ExportError(f"{files[0]} does not hold what was written into it; do not use it")
+    return Exported(files)
+
+
+def _spikingjelly(network: SpikingNetwork, path: Path, choices: Choices) -> Exported:
+    files = write_spikingjelly(network, path, choices.neuron)
+
+    def opened(steps: int) -> Way:
+        module = read_spikingjelly(files[0])
+        return lambda x: run_spikingjelly(module, network, x, steps)
+
+    return Exported(files, [], "SpikingJelly", opened)
+
+
+FORMATS: dict[str, Callable[[SpikingNetwork, Path, Choices], Exported]] = {
+    "nir": _nir,
+    "onnx": _onnx,
+    "numpy": _numpy,
+    "spikingjelly": _spikingjelly,
+}
+
+
+def _check_choices(to: str, choices: Choices) -> None:
     if to not in FORMATS:
         raise ConfigError(f"unknown format {to!r}: {', '.join(FORMATS)} are known")
-    find_neuron(neuron)
-    if to not in NEURONS and neuron != "ladder":
-        raise ConfigError(f"--to {to} writes integers without time: --neuron is for {' and '.join(NEURONS)}")
-    if lossy and to != "nir":
+    find_neuron(choices.neuron)
+    if to not in TIMED and choices.neuron != "ladder":
+        raise ConfigError(f"--to {to} writes integers without time: --neuron is for {' and '.join(TIMED)}")
+    if choices.lossy and to != "nir":
         raise ConfigError(f"--to {to} writes nothing with a loss: --lossy is for nir")
-    if codes and to != "onnx":
+    if choices.codes and to != "onnx":
         raise ConfigError(f"--to {to} has no outputs to choose: --codes is for onnx")
-    if steps is not None and neuron != "if":
+    if choices.steps is not None and choices.neuron != "if":
         raise ConfigError("--steps is for --neuron if: the ladder takes one step")
+    steps_of(choices.neuron, choices.steps, slots=1, settling=1)
 
 
-def _runs(
-    network: SpikingNetwork, to: str, neuron: str, steps: int | None, written: Written | None
-) -> tuple[str, Way, Way]:
-    """Who runs what was written, how, and what it is compared with."""
-    if neuron == "if":
-        temporal = TemporalNetwork(network, neuron, steps)
-        T = temporal.steps
+def _own(network: SpikingNetwork, choices: Choices) -> tuple[int, Way]:
+    """Number of steps, and how the network itself is run."""
+    temporal = None if choices.neuron == "ladder" else TemporalNetwork(network, choices.neuron, choices.steps)
 
-        def rates(x: Tensor) -> tuple[Tensor, Counts]:
-            counts: dict[str, Tensor] = {}
+    def way(x: Tensor) -> tuple[Tensor, Counts]:
+        counts: dict[str, Tensor] = {}
 
-            def tap(name: str, sent: Tensor, step: int) -> Tensor:
-                counts[name] = counts.get(name, torch.zeros_like(sent, dtype=torch.int32)) + sent
-                return sent
+        def tap(name: str, sent: Tensor, step: int) -> Tensor:
+            counts[name] = sent.int() + counts.get(name, 0)
+            return sent
 
-            logits = temporal(x, (tap,))[-1]
-            return logits, {name: counts[name] for name, _ in network.units()}
+        logits: Tensor = network(x, (tap,)) if temporal is None else temporal(x, (tap,))[-1]
+        return logits, counts
 
-        ours: Way = rates
-    else:
-        T, ours = 1, lambda x: _ladder(network, x)
-    if written is not None:
-        graph, nodes = written.graph, written.nodes
-
-        def nir(x: Tensor) -> tuple[Tensor, Counts]:
-            logits, spikes = run_nir(graph, x, T)
-            return logits.mean(0), {
-                name: _net([spikes[node] for node in nodes[name]], 0 if neuron == "if" else layer.grid.negative)
-                for name, layer in network.units()
-            }
-
-        return "the equations of NIR", nir, ours
-    if to == "onnx":
-        model = to_onnx(network, codes=True)
-
-        def onnx(x: Tensor) -> tuple[Tensor, Counts]:
-            outputs = run_onnx(model, x)
-            return outputs["logits"], {name: outputs[name] for name, _ in network.units()}
-
-        return "ONNX Runtime", onnx, ours
-    module = to_spikingjelly(network, neuron)
-    return "SpikingJelly", lambda x: run_spikingjelly(module, network, x, T), ours
+    return 1 if temporal is None else temporal.steps, way
 
 
 @torch.no_grad()
@@ -239,28 +287,3 @@ def _compare(network: SpikingNetwork, x: Tensor, by: str, theirs: Way, ours: Way
         check.predictions_equal += int((expected.argmax(1) == logits.argmax(1)).sum())
         check.logits_equal += int(((expected - logits).abs().amax(1) <= TOLERANCE * scale).sum())
     return check
-
-
-def _ladder(network: SpikingNetwork, x: Tensor) -> tuple[Tensor, Counts]:
-    counts: dict[str, Tensor] = {}
-
-    def tap(name: str, sent: Tensor, step: int) -> Tensor:
-        counts[name] = sent
-        return sent
-
-    logits: Tensor = network(x, (tap,))
-    return logits, counts
-
-
-def _net(spikes: list[Tensor], negative: int) -> Tensor:
-    """Net count of the spikes of several nodes, the first ``negative`` of which count below zero."""
-    signs = [-1 if number < negative else 1 for number in range(len(spikes))]
-    return torch.stack([sign * own for sign, own in zip(signs, spikes, strict=True)]).sum(0)
-
-
-def _require_same_arrays(network: SpikingNetwork, path: Path) -> None:
-    expected = arrays_of(network)
-    with np.load(path, allow_pickle=False) as file:
-        same = set(file.files) == set(expected)
-        if not same or not all(np.array_equal(file[name], value) for name, value in expected.items()):
-            raise ExportError(f"{path} does not hold what was written into it; do not use it")

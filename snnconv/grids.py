@@ -86,6 +86,18 @@ class Grid:
         """Signs of the codes: (1,), (1, -1) or (-1,)."""
         return tuple(sign for sign, codes in ((1, self.positive), (-1, self.negative)) if codes)
 
+    def continued(self, levels: int) -> Grid:
+        """Grid that goes on above its top as it began, up to so many levels; for evenly spaced grids.
+
+        Raises:
+            ConfigError: more levels than a grid can have.
+        """
+        more = range(self.levels, levels)
+        boundaries = self.boundaries + tuple(self.boundaries[0] + number * self.spacing for number in more)
+        return Grid(
+            self.step, self.positive + len(more), self.negative, boundaries, self.closed + self.closed[-1:] * len(more)
+        )
+
     def side(self, sign: int) -> Grid:
         """Grid of the codes of one sign alone, those below zero on the negated value:
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +31,7 @@ from snnconv.errors import ConfigError, DataError
 from snnconv.formats.authors import load_parameters, read_parameters
 from snnconv.formats.native import load, save
 from snnconv.own_models import model_of
+from snnconv.processes import ALONE, Group
 from snnconv.runs import (
     ANN,
     ENVIRONMENT,
@@ -43,6 +44,7 @@ from snnconv.runs import (
     file_hash,
     make_folder,
     write_json,
+    write_result,
     write_text,
 )
 from snnconv.snn.network import SpikingNetwork
@@ -52,14 +54,14 @@ from snnconv.snn.simulation import Simulation
 from snnconv.snn.temporal_simulation import simulate_neuron
 
 
-def pick_device(name: str) -> torch.device:
-    """Device by name; ``auto`` takes CUDA where there is one.
+def pick_device(name: str, engine: str = "auto") -> torch.device:
+    """Device by name; ``auto`` takes CUDA where there is one and the engine runs there.
 
     Raises:
         ConfigError: no such device on this machine.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() and engine != "events" else "cpu")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -174,17 +176,26 @@ def import_run(file: Path, network: str, dataset: str, quantization: str, runs_d
     return run
 
 
-def open_network(run: Run, images: ImageSet) -> SpikingNetwork:
+def network_of(run: Run) -> SpikingNetwork:
     """The run's converted network; converts where it is missing or made from other weights than the run's.
 
-    What it replaces says whether the new one is split by sign, too.
+    What it replaces says whether the new one is split by sign, too. One that came without its ANN is taken as it is.
+    """
+    network = load(run.file(NETWORK)) if run.has(NETWORK) else convert_run(run)
+    if not run.has(ANN):
+        return network
+    if network.header.about.get("ann") != file_hash(run.file(ANN)):
+        network = convert_run(run, split=network.header.split)
+    return network
+
+
+def open_network(run: Run, images: ImageSet) -> SpikingNetwork:
+    """The run's network for some images, see ``network_of``.
 
     Raises:
         DataError: images of another shape or number of classes.
     """
-    network = load(run.file(NETWORK)) if run.has(NETWORK) else convert_run(run)
-    if network.header.about.get("ann") != file_hash(run.file(ANN)):
-        network = convert_run(run, split=network.header.split)
+    network = network_of(run)
     channels, height, width = images.shape
     crop = network.header.preprocessing.crop if network.header.preprocessing else None
     shape = (channels, height, width) if crop is None else (channels, crop, crop)
@@ -265,8 +276,12 @@ def simulate_run(
     neuron: str = "ladder",
     steps: int | None = None,
     exit_margin: float | None = None,
+    group: Group = ALONE,
+    say: Callable[[str], object] = lambda text: None,
 ) -> tuple[Simulation, dict[str, Any]]:
     """Simulate a run's network, write its results and the logs a batch.
+
+    A result of the same noise, neuron and images but of other settings is kept, see ``runs.write_result``.
 
     Args:
         noise_ratio: Ratio of a deletion.
@@ -275,16 +290,20 @@ def simulate_run(
         neuron: What the units are, a name in ``NEURONS``.
         steps: T; None takes the neuron's own.
         exit_margin: Confidence at which an image is answered before T; None waits for T.
+        group: The processes that share the images; the first one writes.
+        say: Takes remarks, such as where an earlier result is kept.
 
     Returns:
         The simulation, and what was written to ``results/simulate-*.json``.
     """
     images = sample.images
-    network = open_network(run, images)
+    network = group.in_turn(lambda: open_network(run, images))
     runner = choose_engine(network, engine, device)
     noises = _noises(noise, noise_ratio, noise_layers)
-    logs = make_folder(figs_dir / run.name)
-    measured = simulate_neuron(runner, images, neuron, steps, exit_margin, noises, trials, seed, batch_size, quiet)
+    logs = group.tell(lambda: make_folder(figs_dir / run.name))
+    measured = simulate_neuron(
+        runner, images, neuron, steps, exit_margin, noises, trials, seed, batch_size, quiet, group
+    )
     about = {
         "run": run.name,
         "created": datetime.now(UTC).isoformat(),
@@ -299,9 +318,17 @@ def simulate_run(
     result["energy"] = estimates(result)
     time = "" if neuron == "ladder" else f"-{neuron}-T{measured.steps}"
     tag = f"noise{_noise_tag(network, noises)}{time}{sample.tag}"
-    _write_logs(measured, logs, tag)
-    write_json(run.file(f"results/simulate-{tag}.json"), result)
+    if group.first:
+        _write_logs(measured, logs, tag)
+        write_result(run.file(f"results/simulate-{tag}.json"), result, _settings, say)
     return measured, result
+
+
+def _settings(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a simulation that the name of its file does not tell."""
+    split, leaving = bool(result.get("split")), result.get("early_exit")
+    margin = leaving["margin"] if leaving else None
+    return {"trials": result.get("trials"), "seed": result.get("seed"), "split": split, "exit margin": margin}
 
 
 def _noises(texts: Sequence[str], ratio: float = 0.0, layers: str = ENCODER) -> list[Noise]:

@@ -15,8 +15,8 @@ from snnconv.data.preprocessing import prepare
 from snnconv.engines.registry import choose_engine
 from snnconv.errors import ConfigError, ConversionError
 from snnconv.formats.native import load
-from snnconv.pipeline import convert_run
-from snnconv.runs import ANN, NETWORK, Run, file_hash
+from snnconv.pipeline import network_of
+from snnconv.runs import Run
 from snnconv.snn.network import SpikingNetwork
 
 TOGETHER = 100
@@ -38,7 +38,7 @@ def predict(network: SpikingNetwork, files: Sequence[Path], engine: str = "auto"
         probability of the second class) and ``second``.
 
     Raises:
-        ConversionError: the network does not take images.
+        ConversionError: the network does not take images, or has no classes.
         DataError: a file that is no image, or cannot be read.
     """
     shape = network.header.shape
@@ -47,6 +47,8 @@ def predict(network: SpikingNetwork, files: Sequence[Path], engine: str = "auto"
             f"the network takes inputs of shape {list(shape)}; image files give (1, height, width) in grey or "
             "(3, height, width) in colour"
         )
+    if network.classes < 2:
+        raise ConversionError("the network has one output and tells no classes apart")
     settings = network.header.preprocessing or Preprocessing()
     size = _size(network, settings)
     runner = choose_engine(network, engine, torch.device("cpu"))
@@ -64,11 +66,8 @@ def predict(network: SpikingNetwork, files: Sequence[Path], engine: str = "auto"
 
 
 def predict_run(run: Run, files: Sequence[Path], engine: str = "auto") -> list[dict[str, Any]]:
-    """``predict`` with a run's network; converted where it is not yet, and written where its folder is the user's."""
-    network = load(run.file(NETWORK)) if run.has(NETWORK) else convert_run(run)
-    if network.header.about.get("ann") != file_hash(run.file(ANN)):
-        network = convert_run(run, split=network.header.split)
-    return predict(network, files, engine)
+    """``predict`` with a run's network."""
+    return predict(network_of(run), files, engine)
 
 
 def predict_file(file: Path, files: Sequence[Path], engine: str = "auto") -> list[dict[str, Any]]:

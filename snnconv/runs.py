@@ -9,6 +9,7 @@
         network.safetensors the converted spiking network
         merged.safetensors  the ANN with each pair of binary layers merged into one ternary layer
         results/*.json      what verify, simulate and sweep measured
+    results/earlier/    what results of other settings replaced
         sweeps/*/*.json     the cells of sweeps, so that one that was stopped goes on
 
 Every file is written under a temporary name and renamed, so a killed command leaves whole files only.
@@ -24,7 +25,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -45,8 +46,12 @@ ANN = "ann.safetensors"
 NETWORK = "network.safetensors"
 MERGED = "merged.safetensors"
 TRAINING = "results/train.json"
+QUANTIZATION = "results/quantize.json"
 VERIFICATION = "results/verify.json"
-SWEEPS = ("results/sweep-*.json", "sweeps/*/*.json")
+EARLIER = "earlier"
+"""Folder beside results, of those that others replaced."""
+MEASURED = ("results/verify*.json", "results/simulate-*.json", "results/sweep-*.json", f"results/{EARLIER}/*.json")
+"""What a run's network was found to do."""
 SHIPPED = "lenet-digits-k1B2"
 """The small trained run that comes with the package."""
 
@@ -96,7 +101,7 @@ class Run:
         recipe: What was trained.
         seed: Seed of weights, order, augmentation and validation split.
         created: Time of creation, ISO 8601.
-        shipped: Whether it is a copy of the run that comes with the package.
+        shipped: Whether it is a copy of a run or a network that comes with the package.
         start: Weights the training started from.
         teacher: Weights of the ANN whose outputs it is trained against.
         model: Where its network comes from, if that is the user's own; None where the recipe says it.
@@ -132,7 +137,7 @@ class Run:
 
     def forget_results(self) -> None:
         """Remove what was made from weights that training is about to replace."""
-        for pattern in (NETWORK, MERGED, TRAINING, "results/verify*.json", "results/simulate-*.json", *SWEEPS):
+        for pattern in (NETWORK, MERGED, TRAINING, *MEASURED, "sweeps/*/*.json"):
             for file in self.path.glob(pattern):
                 file.unlink()
 
@@ -236,8 +241,14 @@ def shipped_run() -> Run:
     return open_run(Path(str(files("snnconv.shipped"))) / SHIPPED)
 
 
-def find_run(runs_dir: Path, name: str | None, needs: str) -> Run | None:
+def find_run(runs_dir: Path, name: str | None, needs: str, instead: str | None = None) -> Run | None:
     """The run called ``name`` (or at that path), or the newest one that has the file ``needs``.
+
+    Args:
+        runs_dir: Folder of the run folders.
+        name: Which one; None takes the newest.
+        needs: A file it must have.
+        instead: A file that a run with a name may have in its place.
 
     Returns:
         The run; None where no name is given and no run has the file.
@@ -251,21 +262,40 @@ def find_run(runs_dir: Path, name: str | None, needs: str) -> Run | None:
     if not path.exists():
         raise RunError(f"no run called {name} in {runs_dir}: `snnconv runs` lists them")
     run = open_run(path)
-    if not run.has(needs):
+    if not run.has(needs) and not (instead is not None and run.has(instead)):
+        if needs == ANN and run.has(NETWORK):
+            raise RunError(f"run {run.name} is a converted network without its {ANN}: this takes a run with both")
         raise RunError(f"run {run.name} has no {needs}: {_REMEDY.get(needs, 'it is not complete')}")
     return run
 
 
 def copy_shipped(runs_dir: Path) -> Run:
     """Copy the run that comes with the package into ``runs_dir`` and open it."""
+    return place_run(runs_dir, SHIPPED, lambda folder: shutil.copytree(shipped_run().path, folder, dirs_exist_ok=True))
+
+
+def place_run(runs_dir: Path, name: str, fill: Callable[[Path], object]) -> Run:
+    """Make a run folder whole or not at all, numbered where the name is taken, and open it.
+
+    Args:
+        runs_dir: Folder of the run folders.
+        name: Its name.
+        fill: Puts the files into an empty folder.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
     try:
         runs_dir.mkdir(parents=True, exist_ok=True)
-        target = _free_name(runs_dir, SHIPPED)
+        target = _free_name(runs_dir, name)
         with tempfile.TemporaryDirectory(dir=runs_dir) as work:
-            shutil.copytree(shipped_run().path, Path(work) / SHIPPED).rename(target)
+            folder = Path(work) / name
+            folder.mkdir()
+            fill(folder)
+            folder.rename(target)
     except OSError as error:
         raise RunError(
-            f"cannot copy the shipped run into {runs_dir}: {error.strerror}; choose another with --runs-dir"
+            f"cannot make run {name} in {runs_dir}: {error.strerror}; choose another folder with --runs-dir"
         ) from error
     return open_run(target)
 
@@ -298,6 +328,34 @@ def file_hash(path: Path) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole or not at all."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_result(
+    path: Path,
+    result: Mapping[str, Any],
+    settings: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    say: Callable[[str], object] = lambda text: None,
+) -> None:
+    """Write a result whole or not at all; one of other settings is kept in ``earlier`` beside it.
+
+    Args:
+        path: Its file, which a result of other settings may have.
+        result: What was measured.
+        settings: Of a result, by name: what the file's name does not tell.
+        say: Takes the sentence on what is kept where.
+    """
+    try:
+        before = settings(read_json(path, dict[str, Any]))
+    except FormatError:  # there is none, or nothing that could be read again
+        before = settings(result)
+    if before != settings(result):
+        number = 1
+        while (earlier := path.parent / EARLIER / f"{path.stem}-{number}{path.suffix}").exists():
+            number += 1
+        write_text(earlier, path.read_text(encoding="utf-8"))
+        other = " and ".join(name for name, value in settings(result).items() if value != before[name])
+        say(f"{path.name} was measured with other {other}: it is kept as {earlier}")
+    write_json(path, result)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,12 +12,15 @@ from __future__ import annotations
 import hashlib
 import math
 import multiprocessing
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, DecimalException
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -25,18 +28,20 @@ import torch
 from scipy.stats import t as student
 from tqdm import tqdm
 
+from snnconv.data.folders import ImageFolder
 from snnconv.data.sets import ImageSet
 from snnconv.engines.registry import choose_engine
 from snnconv.errors import ConfigError, FormatError
 from snnconv.pipeline import Sample, open_network
-from snnconv.runs import NETWORK, Run, file_hash, read_json, write_json
+from snnconv.processes import ALONE, Group
+from snnconv.runs import NETWORK, Run, file_hash, read_json, write_json, write_result
 from snnconv.snn.batches import Batches
 from snnconv.snn.network import SpikingNetwork
 from snnconv.snn.noise_models import Noise, describe, noise_called, parse_noise, settled, split_layers
 from snnconv.snn.simulation import Runner, Simulation, require_reals, simulate
-from snnconv.snn.trial import Trial
+from snnconv.snn.trial import require_time
 
-DRAWS = 1
+DRAWS = 2
 """Version of the draws and of what is done with them; cells of another are not taken."""
 MOST_RATIOS = 1000
 LEVEL = 0.95
@@ -157,8 +162,8 @@ def parse_ratios(text: str) -> tuple[float, ...]:
     try:
         parts = [Decimal(part) for part in text.replace(":", ",").split(",")]
         if not all(part.is_finite() for part in parts):
-            raise InvalidOperation
-    except InvalidOperation as error:
+            raise DecimalException
+    except DecimalException as error:
         raise ConfigError(
             f"ratios {text!r}: write first:last:step such as 0:0.5:0.05, or a list such as 0,0.1"
         ) from error
@@ -166,9 +171,18 @@ def parse_ratios(text: str) -> tuple[float, ...]:
         if text.count(":") != 2 or "," in text or parts[2] <= 0 or parts[1] < parts[0]:
             raise ConfigError(f"ratios {text!r}: write first:last:step such as 0:0.5:0.05, with a step above 0")
         first, last, step = parts
-        if (last - first) / step >= MOST_RATIOS:
+        try:
+            many = (last - first) / step >= MOST_RATIOS
+        except DecimalException:  # too many to be counted
+            many = True
+        if many:
             raise ConfigError(f"ratios {text!r}: these are more than {MOST_RATIOS}; take a larger step")
         parts = [first + number * step for number in range(int((last - first) / step) + 1)]
+        if parts[-1] != last:
+            raise ConfigError(
+                f"ratios {text!r}: steps of {step} lead from {first} to {parts[-1]} and not to {last}; end at "
+                f"{parts[-1]} or at {parts[-1] + step}, or take another step"
+            )
     return tuple(sorted({float(part) for part in parts}))
 
 
@@ -194,8 +208,13 @@ def sweep_run(
     shard: tuple[int, int] = (1, 1),
     processes: int = 1,
     quiet: bool = False,
+    group: Group = ALONE,
+    say: Callable[[str], object] = lambda text: None,
 ) -> tuple[dict[str, Any] | None, int]:
     """Measure a shard's cells that are not there yet; with all cells there, put them together.
+
+    The processes of a group share these cells, and each may start ``processes`` of its own. ``say`` takes
+    remarks: a result of other ratios or trials is kept, see ``runs.write_result``.
 
     Returns:
         The result as written to ``results/sweep-*.json``, None where cells of other shards are missing; and how many
@@ -205,21 +224,31 @@ def sweep_run(
         ConfigError: a ratio, layers or an engine that do not go together.
         FormatError: a cell that is damaged.
     """
-    network = open_network(run, sample.images)
+    network = group.in_turn(lambda: open_network(run, sample.images))
     _check(network, plan, engine, device)
     key = _key(run, sample.images, network, plan)
     text = hashlib.sha256(msgspec.json.encode(key, order="sorted")).hexdigest()[:16]
     job = Job(run, sample, plan, text, str(device), engine, batch_size)
-    write_json(run.file(f"sweeps/{text}/about.json"), key)
-    own = plan.cells[shard[0] - 1 :: shard[1]]
-    missing = [cell for cell in own if not job.file(*cell).is_file()]
-    _measure_all(job, missing, len(own), min(processes, len(missing)), quiet)
+    if group.first:
+        write_json(run.file(f"sweeps/{text}/about.json"), key)
+    cells = plan.cells[shard[0] - 1 :: shard[1]]
+    missing = group.tell(lambda: [cell for cell in cells if not job.file(*cell).is_file()])
+    own = missing[group.rank :: group.size]
+    _measure_all(job, own, len(cells) - len(missing) + len(own), min(processes, len(own)), quiet)
+    group.wait()
     left = len(plan.cells) - job.done(plan.cells)
     if left:
         return None, left
     result = _together(job, network)
-    write_json(run.file(f"results/sweep-{_tag(job, network)}.json"), result)
+    if group.first:
+        write_result(run.file(f"results/sweep-{_tag(job, network)}.json"), result, _settings, say)
     return result, 0
+
+
+def _settings(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a sweep that the name of its file does not tell."""
+    ratios = [point.get("ratio") for point in result.get("points", ())]
+    return {"trials": result.get("trials"), "ratios": ratios, "split": bool(result.get("split"))}
 
 
 def _check(network: SpikingNetwork, plan: Plan, engine: str, device: torch.device) -> None:
@@ -229,7 +258,7 @@ def _check(network: SpikingNetwork, plan: Plan, engine: str, device: torch.devic
     for ratio in plan.ratios:
         settled(network, plan.noises(ratio))
     require_reals(choose_engine(network, engine, device), plan.noises(plan.ratios[-1]))
-    Trial(network, [replace(own, ratio=0.0) for own in plan.noises(plan.ratios[0])])
+    require_time(plan.noises(plan.ratios[-1]), steps=1)
 
 
 def _key(run: Run, images: ImageSet, network: SpikingNetwork, plan: Plan) -> dict[str, Any]:
@@ -250,13 +279,15 @@ def _key(run: Run, images: ImageSet, network: SpikingNetwork, plan: Plan) -> dic
 
 
 def _digest(images: ImageSet) -> str:
-    """Digest of labels and pixels; of image files, that of the labels and the first batch."""
+    """Digest of labels and pixels; of image files that of the labels, the files, and the first image as it is read."""
     digest = hashlib.sha256()
     for name in ("labels", "indices", "pixels"):
         values = getattr(images, name, None)
         if values is not None:
             digest.update(torch.as_tensor(values).cpu().numpy().tobytes())
-    if not hasattr(images, "pixels"):
+    if isinstance(images, ImageFolder):
+        for file in images.paths():
+            digest.update(file_hash(file).encode())
         digest.update(next(iter(images.batches(1))).pixels.cpu().numpy().tobytes())
     return digest.hexdigest()
 
@@ -269,25 +300,44 @@ def _measure_all(job: Job, cells: list[tuple[float, int]], of: int, processes: i
             return
         threads = max(1, torch.get_num_threads() // processes)
         parts = [cells[number::processes] for number in range(processes)]
-        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-            futures = [pool.submit(_work, job, part, threads) for part in parts]
-            pending = set(futures)
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, spawn, _end_at_interrupts) as pool, TemporaryDirectory() as going:
+            with _interrupts_held():
+                pending = {pool.submit(_work, job, part, threads, Path(going)) for part in parts}
             while pending:
-                _, pending = wait(pending, timeout=WAIT, return_when=FIRST_EXCEPTION)
+                done, pending = wait(pending, timeout=WAIT, return_when=FIRST_EXCEPTION)
                 bar.update(job.done(cells) - (bar.n - (of - len(cells))))
-                if any(future.done() and future.exception() for future in futures):
-                    break
-            for future in futures:
-                future.result()
+                for future in done:
+                    future.result()
 
 
-def _work(job: Job, cells: list[tuple[float, int]], threads: int) -> None:
-    """One process of several; it ends with the one that started it."""
+def _work(job: Job, cells: list[tuple[float, int]], threads: int, going: Path) -> None:
+    """One process of several; after a cell it ends where the one that started it, or the folder ``going``, is gone."""
     torch.set_num_threads(threads)
     parent = multiprocessing.parent_process()
     for _ in _measure(job, cells):
-        if parent is not None and not parent.is_alive():
+        if not going.is_dir() or (parent is not None and not parent.is_alive()):
             return
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back, also in processes started meanwhile, which would print where in their imports they were."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_at_interrupts() -> None:
+    """End this process at Ctrl-C without a word, from here on: all that it has written is whole."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _measure(job: Job, cells: list[tuple[float, int]]) -> Iterator[None]:

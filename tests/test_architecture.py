@@ -13,23 +13,28 @@ PACKAGE = Path(snnconv.__file__).parent
 
 BELOW: dict[str, set[str]] = {
     "errors": set(),
+    "processes": {"errors"},
     "grids": {"errors"},
     "energy": {"errors"},
     "config": {"errors", "grids"},
     "runs": {"errors", "config"},
-    "data": {"errors", "config"},
-    "ann": {"errors", "grids", "config", "runs", "data"},
-    "snn": {"errors", "grids", "config", "data"},
+    "data": {"errors", "config", "processes"},
+    "ann": {"errors", "grids", "config", "runs", "data", "processes"},
+    "snn": {"errors", "grids", "config", "data", "processes"},
     "engines": {"errors", "grids", "snn"},
     "formats": {"errors", "grids", "config", "runs", "data", "snn"},
     "conversion": {"errors", "grids", "config", "data", "ann", "snn"},
     "reporting": {"errors", "config", "runs", "energy"},
-    "api": {"conversion", "data", "engines", "formats", "snn"},
-    "own_models": {"errors", "config", "runs", "data", "ann", "conversion"},
+    "api": {"conversion", "data", "engines", "formats", "snn", "zoo"},
+    "quantization": {"errors", "config", "data", "ann", "conversion"},
+    "own_models": {"errors", "config", "runs", "data", "ann", "conversion", "quantization"},
+    "quantizing": {"errors", "config", "runs", "data", "ann", "conversion", "quantization", "own_models"},
+    "zoo": {"errors", "config", "runs"},
     "pipeline": {
         *("errors", "config", "runs", "energy", "data", "ann", "snn", "engines", "conversion", "formats", "own_models"),
+        "processes",
     },
-    "sweeping": {"errors", "runs", "data", "snn", "engines", "pipeline"},
+    "sweeping": {"errors", "runs", "data", "snn", "engines", "pipeline", "processes"},
     "exchange": {"errors", "data", "formats", "pipeline", "runs", "snn"},
     "certification": {
         *("errors", "data", "snn", "engines", "conversion", "formats", "runs", "own_models", "pipeline"),
@@ -38,11 +43,12 @@ BELOW: dict[str, set[str]] = {
     "demo": {"errors", "config", "runs", "data", "ann", "pipeline", "reporting"},
     "cli": {
         *("errors", "config", "runs", "energy", "data", "ann", "formats", "own_models", "pipeline", "sweeping", "demo"),
-        *("reporting", "exchange", "certification", "prediction"),
+        *("reporting", "exchange", "certification", "prediction", "grids", "quantizing", "zoo", "processes"),
     },
     "__main__": {"cli"},
     "recipes": set(),
     "shipped": set(),
+    "models": set(),
 }
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 
 from snnconv.cli.main import main
 from snnconv.formats.packing import pack_ternary, unpack_ternary
+from snnconv.runs import open_run
 
 
 def snnconv(*arguments: str, cwd: Path | None = None) -> Result:
@@ -103,6 +105,45 @@ def test_results_do_not_depend_on_batch_size_or_engine(trained: Path) -> None:
 
     assert counts("--batch-size", "7") == counts("--batch-size", "60") == counts("--engine", "reference")
     assert counts() != counts("--seed", "1")
+
+
+def test_a_result_of_other_settings_is_kept_and_that_is_said(folder: Path) -> None:
+    file = folder / RUN / "results/simulate-noise0.3-60images.json"
+    earlier = file.parent / "earlier"
+
+    def measured(*options: str) -> tuple[str, dict[str, Any]]:
+        result = snnconv("simulate", "--noise-ratio", "0.3", "--images", "60", "--json", *options, cwd=folder)
+        assert result.exit_code == 0, (result.output, result.exception)
+        values: dict[str, Any] = json.loads(result.stdout)
+        assert json.loads(file.read_text()) == values
+        return result.stderr, values
+
+    said, ten = measured("--trials", "10")
+    assert "is kept" not in said
+    said, again = measured("--trials", "10", "--batch-size", "7")
+    assert "is kept" not in said and not earlier.exists()
+    said, one = measured()
+    kept = earlier / "simulate-noise0.3-60images-1.json"
+    assert f"{file.name} was measured with other trials: it is kept as {kept.relative_to(folder)}" in said
+    assert json.loads(kept.read_text()) == again and again["correct_by_trial"] == ten["correct_by_trial"]
+    said, _ = measured("--seed", "1", "--trials", "2", "--quiet")
+    assert said == "" and json.loads((earlier / "simulate-noise0.3-60images-2.json").read_text()) == one
+    file.write_text("{")  # what is damaged is no result
+    measured()
+    assert len(list(earlier.iterdir())) == 2
+    assert not list(folder.glob("runs/*/results/simulate-*-1.json"))
+
+
+def test_results_of_other_margins_and_splits_are_kept(folder: Path) -> None:
+    over = ("simulate", "--neuron", "st-bif", "--steps", "3", "--images", "20", "--exit-margin")
+    for margin, said in (("0.5", ""), ("0.9", "other exit margin"), ("0.9", "")):
+        result = snnconv(*over, margin, cwd=folder)
+        assert result.exit_code == 0 and ("is kept" in result.stderr) == bool(said) and said in result.stderr
+    file = folder / RUN / "results/simulate-noise0.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"split": True}))
+    assert "other split: it is kept" in snnconv("simulate", cwd=folder).stderr
+    open_run(folder / RUN).forget_results()
+    assert not list(folder.glob(f"{RUN}/results/earlier/*"))
 
 
 def test_the_logs_a_batch_add_up_to_the_totals(trained: Path) -> None:

@@ -1,5 +1,6 @@
 """Recipes and settings: every recipe loads, and every wrong entry is refused in one sentence."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,11 @@ from snnconv.config import (
     Training,
     change_recipe,
     load_recipe,
+    published_for,
+    recipe_from_mapping,
     recipe_names,
     to_mapping,
+    without_remarks,
 )
 from snnconv.errors import ConfigError
 
@@ -32,6 +36,7 @@ PUBLISHED: dict[str, dict[str, float]] = {
     "lenet-mnist": {"fp32": 99.52, "k0B1": 99.27, "k0B2": 99.32, "k0B4": 99.43, "k1B1": 99.30, "k1B2": 99.37, "k1B4": 99.50},
     "vgg-cifar10": {"fp32": 92.85, "k0B1": 89.12, "k0B2": 90.95, "k0B4": 91.65, "k1B1": 90.14, "k1B2": 91.91, "k1B4": 92.27},
     "vgg-cifar100": {"fp32": 67.4, "k0B1": 56.1, "k0B2": 62.5, "k0B4": 65.6, "k1B1": 59.2, "k1B2": 65.0, "k1B4": 66.2},
+    "lenet20-50-mnist": {"k1B63-float": 99.32},
     "lenet4x4-mnist": {"twta": 99.38},
     "lenet5x5-mnist": {"twta": 99.32},
     "vgg13-4x4-cifar10": {"twta": 90.1},
@@ -72,6 +77,59 @@ def test_published_numbers_are_those_of_the_papers() -> None:
     assert set(recipe_names()) >= EMPTY
     top5 = {f"{net}-imagenet-{name}-published": value for net, row in TOP5.items() for name, value in row.items()}
     assert {name: entry.top5 for name, entry in found.items() if entry is not None and entry.top5 is not None} == top5
+
+
+# As published: SOPs and spikes an image
+COUNTS: dict[str, dict[str, tuple[int, int]]] = {
+    "lenet-mnist": {"k0B1": (2_141_156, 6_346), "k0B2": (5_666_338, 7_911), "k1B2": (27_879_201, 18_587)},
+    "vgg-cifar10": {"k0B1": (56_619_352, 48_351), "k0B2": (166_323_180, 72_019), "k1B2": (558_788_635, 123_604)},
+    "vgg-cifar100": {"k0B1": (61_516_788, 51_757), "k0B2": (195_408_258, 83_008), "k1B2": (650_691_881, 142_654)},
+}
+NOISE = {
+    "lenet-mnist-k1B2": {0.1: 99.39, 0.2: 99.22},
+    "vgg-cifar10-k1B2": {0.1: 90.32, 0.2: 89.65},
+    "vgg-cifar100-k1B2": {0.1: 63.93, 0.2: 62.25},
+}
+"""Accuracy [%] by the share of the encoder's spikes that are deleted."""
+
+
+def test_published_counts_are_those_of_the_papers() -> None:
+    found = {name: entry for name in recipe_names() if (entry := load_recipe(name).published) is not None}
+    counts = {name: (entry.sops, entry.spikes) for name, entry in found.items() if entry.sops or entry.spikes}
+    noise = {name: entry.noise for name, entry in found.items() if entry.noise}
+    ends = ("", "-published")
+    assert counts == {
+        f"{group}-{name}{end}": row for group, rows in COUNTS.items() for name, row in rows.items() for end in ends
+    }
+    assert noise == {f"{name}{end}": row for name, row in NOISE.items() for end in ends}
+
+
+@pytest.mark.parametrize("entry", ["spikes", "sops"])
+def test_published_counts_are_above_zero(entry: str) -> None:
+    with pytest.raises(ConfigError, match=rf"published: {entry} \(= 0\) must be above 0"):
+        change_recipe(load_recipe("lenet-mnist-k1B2"), {f"published.{entry}": 0})
+
+
+@pytest.mark.parametrize("noise", [{"0": 99.0}, {"1.5": 99.0}, {"0.1": 101.0}, {"much": 99.0}])
+def test_published_noise_is_a_ratio_and_percent(noise: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=r"published: noise|Expected `float`"):
+        change_recipe(load_recipe("lenet-mnist-k1B2"), {"published.noise": noise})
+
+
+def test_remarks_do_not_tell_trainings_apart() -> None:
+    recipe = load_recipe("lenet-mnist-k1B2")
+    told = change_recipe(recipe, {"description": "other words", "published.accuracy": 1.0, "published.spikes": 3})
+    assert told != recipe and without_remarks(told) == without_remarks(recipe)
+    for path, value in (("training.epochs", 3), ("augmentation.pad", 0), ("name", "mine"), ("tie", 1e-5)):
+        assert without_remarks(change_recipe(recipe, {path: value})) != without_remarks(recipe)
+
+
+def test_what_is_published_is_known_of_runs_that_did_not_write_it_down() -> None:
+    recipe = load_recipe("lenet-mnist-k1B2")
+    older = change_recipe(recipe, {"published": {"accuracy": 1.0, "source": "x"}, "training.epochs": 3})
+    assert published_for(older) == recipe.published
+    for changes in ({"name": "mine"}, {"quantization": "k0B1"}):
+        assert published_for(change_recipe(older, changes)) == older.published
 
 
 def test_published_trainings_on_imagenet() -> None:
@@ -153,9 +211,11 @@ def test_recipes_from_files(tmp_path: Path) -> None:
         load_recipe("none")
 
 
-def test_a_recipe_survives_its_mapping() -> None:
-    recipe = load_recipe("vgg-cifar10-k0B1-published")
+@pytest.mark.parametrize("name", ["vgg-cifar10-k0B1-published", "lenet-mnist-k1B2", "lenet2x2-mnist-twta"])
+def test_a_recipe_survives_its_mapping(name: str) -> None:
+    recipe = load_recipe(name)
     assert change_recipe(recipe, {}) == recipe
+    assert recipe_from_mapping(json.loads(json.dumps(to_mapping(recipe))), "a run") == recipe
     assert "divisor" in to_mapping(recipe)["preprocessing"]
 
 
@@ -169,6 +229,8 @@ def test_quantization_names() -> None:
     [
         ("k1B2", Quantization("k1B2", 1, 2, 0.0, None, "k/B")),
         ("k1B2-t4-fflf", Quantization("k1B2-t4-fflf", 1, 2, 0.0, "scaled", "k/B", 4, "float")),
+        ("k1B2-float", Quantization("k1B2-float", 1, 2, weights="float", activations="k/B")),
+        ("k1B2-float-fqlq", Quantization("k1B2-float-fqlq", 1, 2, 0.0, "float", "k/B", 1, "quantized")),
         ("relu", Quantization("relu", activations="relu")),
         ("relu-t2", Quantization("relu-t2", weights="scaled", terms=2)),
         ("relu-fqlq", Quantization("relu-fqlq", ends="quantized")),
@@ -192,6 +254,7 @@ def test_what_a_quantization_s_name_says(name: str, record: Quantization) -> Non
         ("k1B2", None, 4, "k1B4"),
         ("k1B2-t2-fflf", 0, None, "k0B2-t2-fflf"),
         ("relu-t4", 0, 1, "k0B1-t4"),
+        ("k1B2-float", None, 63, "k1B63-float"),
         ("sttn", 1, 4, "sttn-k1B4"),
         ("sttn-k1B4", 2, None, "sttn-k2B4"),
     ],

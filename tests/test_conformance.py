@@ -43,7 +43,7 @@ QUANTIZERS: dict[str, Quantizer] = {
 
 def test_the_batteries_are_not_empty() -> None:
     assert len(QUANTIZERS) == len(ACTIVATIONS) + 1  # all but ReLU, and two streams
-    assert len(NETWORKS) == 21 and len(recipe_names()) > 90
+    assert len(NETWORKS) == 22 and len(recipe_names()) > 90
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)
@@ -143,7 +143,7 @@ def test_a_layer_of_zeros_has_finite_parts(name: str) -> None:
         assert bool((codes == 1).all()) and bool(scale.isfinite().all())  # sign(0) = +1
 
 
-NAMES = [*SCHEMES, "k1B2", "relu-t2", "k0B1-t4-fqlq"]
+NAMES = [*SCHEMES, "k1B2", "relu-t2", "k0B1-t4-fqlq", "k1B2-float", "k1B63-float"]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -156,7 +156,7 @@ def test_every_network_takes_every_quantization(name: str, quantization: str) ->
     assert logits.shape == (2, 7)
     assert device.type == "meta" or bool(logits.isfinite().all())
     quantized = any(parametrize.is_parametrized(module) for module in model.modules())
-    assert quantized == (quantization != "fp32")
+    assert quantized == (quantization != "fp32" and not quantization.endswith("-float"))
     has_grid = any(isinstance(module, Quantizer) for module in model.modules())
     assert has_grid == (quantization != "fp32" and not quantization.startswith("relu"))
 

@@ -23,13 +23,14 @@ def layer(name: str, kind: str, **values: Any) -> dict[str, Any]:
 def small(neuron: str = "ladder", steps: int = 1) -> dict[str, Any]:
     """An encoder of 8 units, a spiking layer of 16 with ternary weights and a readout, L = 3."""
     sops = [{"synops": 0.0, "events": 0.0}, {"synops": 100.0, "events": 60.0}, {"synops": 20.0, "events": 10.0}]
+    codes = [{} if neuron == "ladder" else {"code_events": own["events"]} for own in sops]
     return {
         "neuron": neuron,
         "steps": steps,
         "layers": [
-            layer("in", "encoder", units=8, levels=3, spikes=12.0, macs=50, sops=sops[0]),
-            layer("hidden", "spiking", units=16, levels=3, spikes=6.0, macs=400, sops=sops[1]),
-            layer("out", "readout", units=4, macs=64, sops=sops[2]),
+            layer("in", "encoder", units=8, levels=3, spikes=12.0, macs=50, sops=sops[0], **codes[0]),
+            layer("hidden", "spiking", units=16, levels=3, spikes=6.0, macs=400, sops=sops[1], **codes[1]),
+            layer("out", "readout", units=4, macs=64, sops=sops[2], **codes[2]),
         ],
         "operations": {
             "layers": [
@@ -91,9 +92,8 @@ def test_movement_by_hand() -> None:
         )
 
 
-def test_the_matched_ann_holds_as_many_values_as_a_unit_can_send_spikes() -> None:
-    assert [matched_bits(levels) for levels in (1, 2, 3, 4, 7, 8)] == [1, 2, 2, 3, 3, 4]
-    assert matched_bits(4, 8) == 6  # ceil(log2(33))
+def test_the_matched_ann_holds_as_many_values_as_a_wire_has_counts() -> None:
+    assert [matched_bits(levels) for levels in (1, 2, 3, 4, 7, 8, 32)] == [1, 2, 2, 3, 3, 4, 6]
     assert [window(small(neuron, 12), 3) for neuron in ("ladder", "integrate-then-fire", "if", "st-bif")] == [
         3,
         3,
@@ -101,7 +101,22 @@ def test_the_matched_ann_holds_as_many_values_as_a_unit_can_send_spikes() -> Non
         12,
     ]
     assert estimates(small())["matched_bits"] == {"hidden": 2, "out": 2}
-    assert estimates(small("if", 12))["matched_bits"] == {"hidden": 4, "out": 4}
+    counting_on = small("if", 12)
+    counting_on["operations"]["layers"][1] |= {"incoming_levels": 12}
+    assert estimates(counting_on)["matched_bits"] == {"hidden": 4, "out": 2}
+
+
+def test_zeros_are_skipped_where_the_codes_have_them_whatever_the_neuron_sends() -> None:
+    over_time = small("st-bif", 12)
+    over_time["layers"][1]["sops"] = {"synops": 130.0, "events": 130.0}
+    for movement in (False, True):
+        found, expected = (estimate(own, movement=movement) for own in (over_time, small()))
+        for system in ("matched", "skipping", "int8", "fp32"):
+            assert {**found[system], "ratio": 0} == {**expected[system], "ratio": 0}
+        assert found["spiking"]["hidden"] > expected["spiking"]["hidden"]
+    del over_time["layers"][1]["code_events"]
+    with pytest.raises(FormatError, match="has no 'code_events' to estimate energy from: run `snnconv simulate` again"):
+        estimate(over_time)
 
 
 def test_spikes_a_unit_and_step() -> None:

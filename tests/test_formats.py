@@ -498,3 +498,11 @@ def test_float_weights_keep_their_precision(tmp_path: Path) -> None:
     save(network, tmp_path / "n")
     assert_same_network(network, load(tmp_path / "n"))
     assert load(tmp_path / "n").header.preprocessing == PIXELS
+
+
+def test_a_code_of_minus_128_is_not_taken_for_a_ternary_one(tmp_path: Path) -> None:
+    network = random_network(0)
+    weight = network.layers["act1"].branches[0].synapse.weight
+    weight[0, 0, 0, 0] = -128  # whose magnitude 8 bits do not hold
+    save(network, tmp_path / "net.safetensors")
+    assert torch.equal(load(tmp_path / "net.safetensors").layers["act1"].branches[0].synapse.weight, weight)

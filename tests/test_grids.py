@@ -146,3 +146,12 @@ def test_a_side_keeps_levels_that_always_or_never_fire() -> None:
 def test_a_sign_without_codes_has_no_side() -> None:
     with pytest.raises(ConfigError, match="1 to 127 levels"):
         k_b_grid(1, 2).side(-1)
+
+
+def test_a_grid_goes_on_above_its_top_as_it_began() -> None:
+    assert k_b_grid(1, 2).continued(8) == k_b_grid(1, 4)
+    assert k_b_grid(1, 2).continued(2) == k_b_grid(1, 2)
+    binary = Grid(1.0, 1, 0, (0.0,), (False,)).continued(3)
+    assert (binary.boundaries, binary.closed, binary.positive) == ((0.0, 1.0, 2.0), (False,) * 3, 3)
+    with pytest.raises(ConfigError, match="1 to 127 levels"):
+        k_b_grid(1, 2).continued(128)

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from samples import TWTA
 from spikingjelly.activation_based import functional, monitor, neuron
@@ -52,6 +52,19 @@ def negative_spike(currents: Sequence[int], theta_0: Fraction, spacing: Fraction
         m += current
         d = min(max(Fraction(m), b), b + levels * spacing) - q
         spike = 1 if d >= spacing else -1 if d < 0 else 0
+        q += spacing * spike
+        spikes.append(spike)
+    return spikes
+
+
+def published_negative_spike(currents: Sequence[int], theta_0: Fraction, spacing: Fraction) -> list[int]:
+    """The same as published: no clip above, + only above D, - only below -1e-5."""
+    m, b, spikes = 0, theta_0 - spacing, []
+    q = b
+    for current in currents:
+        m += current
+        d = max(Fraction(m), b) - q
+        spike = 1 if d > spacing else -1 if d < Fraction(-1, 10**5) else 0
         q += spacing * spike
         spikes.append(spike)
     return spikes
@@ -125,6 +138,23 @@ def test_following_is_the_clipped_negative_spike_dynamics(
 ) -> None:
     thresholds = [math.ceil(theta_0 + level * spacing) for level in range(levels)]  # potentials are integers
     assert run(following(thresholds), one(currents)) == negative_spike(currents, theta_0, spacing, levels)
+
+
+@given(CURRENTS, st.fractions(-5, 5, max_denominator=7), st.fractions("1/7", 4, max_denominator=7))
+def test_following_as_many_thresholds_as_steps_is_the_published_negative_spike_dynamics(
+    currents: list[int], theta_0: Fraction, spacing: Fraction
+) -> None:
+    exact = [theta_0 + level * spacing for level in range(len(currents))]
+    assume(not {Fraction(m) for m in itertools.accumulate(currents)} & set(exact))  # the source leaves ties open
+    thresholds = [math.ceil(threshold) for threshold in exact]
+    assert run(following(thresholds), one(currents)) == published_negative_spike(currents, theta_0, spacing)
+
+
+def test_potentials_that_no_float_holds_are_integers() -> None:
+    large = 2**60
+    shell = FollowingNeuron(torch.tensor([[large + 1], [large + 3]]), 0, None, torch.int64)
+    currents = one([float(large), 1.0, 1.0, 1.0, -3.0], torch.float64)
+    assert run(shell, currents, "m") == run(shell, currents, "s") == [0, 1, 0, 1, -1]
 
 
 @given(CURRENTS, LADDERS, st.integers(0, 4), st.data())
@@ -272,7 +302,7 @@ def test_steps_are_the_schedule_s_unless_free() -> None:
         find_neuron("lif")
 
 
-@pytest.mark.parametrize("name", ["if", "signed-if", "negative-spike"])
+@pytest.mark.parametrize("name", [name for name, model in NEURONS.items() if model.even])
 def test_grids_that_a_neuron_cannot_have_are_refused_with_a_remedy(name: str) -> None:
     uneven = Grid(1.0, 3, 0, (0.5, 1.5, 9.5), (True,) * 3)
     with pytest.raises(ConfigError, match=r"layer a .*--split"):

@@ -23,6 +23,7 @@ from snnconv.engines.registry import ENGINES, ReferenceEngine, choose_engine
 from snnconv.errors import ConfigError
 from snnconv.formats.native import _describe_branch
 from snnconv.grids import Grid
+from snnconv.snn.batches import Batches
 from snnconv.snn.layers import Branch, Encoder, Readout, SpikingLayer, spiking_layer
 from snnconv.snn.network import SpikingNetwork
 from snnconv.snn.noise import flip_bits, happens, insert_spikes, jitter_spikes, normal, places, stream_key, uniform
@@ -193,12 +194,12 @@ def test_a_train_gets_the_taps_noise_step_by_step() -> None:
     name = network.encoders[0]
     shape = network.nodes[name].shape
     train = torch.randint(-1, 2, (5, 6, *shape), generator=torch.Generator().manual_seed(2), dtype=torch.int8)
-    trial = Trial(network, [Deletion(0.4), Insertion(0.3), StuckSilent(0.2)], 1, 2, steps=5)
+    trial = Trial(network, [Deletion(0.4), Insertion(0.3), StuckSilent(0.2)], 1, 2, steps=5, temporal=True)
     (tap,) = trial.taps(IMAGES)
     stepped = torch.stack([tap(name, row, t) for t, row in enumerate(train)])
     assert torch.equal(trial.train(name, train, IMAGES), stepped)
     assert stepped.abs().max() == 1 and not torch.equal(stepped[0] - train[0], stepped[1] - train[1])
-    inserted = Trial(network, [Insertion(0.5)], 1, 2, steps=5).train(name, train, IMAGES)
+    inserted = Trial(network, [Insertion(0.5)], 1, 2, steps=5, temporal=True).train(name, train, IMAGES)
     assert torch.equal(inserted[train != 0], train[train != 0])  # a unit sends one spike a step
     moved = Trial(network, [Jitter(1.0)], 1, 2, steps=5).train(name, train, IMAGES)
     keys = [stream_key(1, 2, "jitter", name, t) for t in range(5)]
@@ -549,9 +550,12 @@ def test_what_is_written_is_what_is_meant() -> None:
         ("deletion:much", "the ratio 'much' is no number"),
         ("deletion:1.5", r"the deletion noise ratio \(= 1.5\) is a probability and must lie in \[0, 1\]"),
         ("bitflip:-0.1", r"lie in \[0, 1\]"),
-        ("threshold:-0.1", "threshold noise ratio .* must be a number from 0 on"),
-        ("membrane:inf", "must be a number from 0 on"),
-        ("membrane:nan", "must be a number from 0 on"),
+        ("threshold:-0.1", r"the threshold noise ratio \(= -0.1\) must lie in \[0, 1,000,000\]"),
+        ("membrane:inf", r"must lie in \[0, 1,000,000\]"),
+        ("membrane:nan", r"must lie in \[0, 1,000,000\]"),
+        ("weight:1e308", r"must lie in \[0, 1,000,000\]"),
+        ("weight:1e308@readout", r"must lie in \[0, 1,000,000\]"),
+        ("jitter:1000000.1", r"must lie in \[0, 1,000,000\]"),
         ("deletion:0.1@", "has no layer behind @"),
         ("deletion:0.1@a++b", "has no layer behind @"),
     ],
@@ -573,7 +577,6 @@ def test_what_is_written_wrong_is_refused_in_a_sentence(text: str, message: str)
         (["deletion:0.1", "deletion:0.2@all"], "deletion noise is given twice for .*: give each noise once a layer"),
         (["input:0.1", "input:0.2"], "input noise is given twice for input"),
         (["jitter:1"], "jitter noise moves spikes in time and needs more than one step, but T = 1"),
-        (["jitter:0"], "jitter noise moves spikes in time"),
     ],
 )
 def test_noise_that_a_network_cannot_have_is_refused(texts: list[str], message: str) -> None:
@@ -581,6 +584,48 @@ def test_noise_that_a_network_cannot_have_is_refused(texts: list[str], message: 
     with pytest.raises(ConfigError, match=message) as error:
         simulate(ReferenceEngine(network), random_images(2, (2, 7, 8)), [parse_noise(text) for text in texts])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["weight", "threshold", "membrane", "input"])
+def test_the_strongest_noise_gives_numbers(name: str) -> None:
+    layers = (("all",), ("readout",)) if name == "weight" else ((),)
+    for own in layers:
+        measured = simulate(ReferenceEngine(random_network(1)), random_images(6, (2, 7, 8)), [NOISES[name](1e6, own)])
+        assert 0 <= measured.accuracy <= 1 and math.isfinite(measured.spikes_per_image)
+
+
+def test_jitter_of_ratio_0_is_no_noise_in_one_step_either() -> None:
+    network, images = random_network(1), random_images(6, (2, 7, 8))
+    engine = ReferenceEngine(network)
+    assert simulate(engine, images, [Jitter(0.0)]).to_dict() == simulate(engine, images).to_dict()
+    Trial(network, [Jitter(0.0)], steps=1)
+    with pytest.raises(ConfigError, match="T = 1"):
+        Trial(network, [Jitter(1e-9)], steps=1, temporal=True)
+
+
+def ternary_throughout() -> SpikingNetwork:
+    """A network whose encoder has ternary codes, too, so that bits of it can flip."""
+    torch.manual_seed(1)
+    layers = [ternary(nn.Conv2d(2, 6, 3, bias=False)), nn.BatchNorm2d(6), KBQuantizer(1, 2)]
+    hidden = [ternary(nn.Conv2d(6, 4, 3, bias=False)), nn.BatchNorm2d(4), KBQuantizer(1, 2)]
+    return convert(settled(nn.Sequential(*layers, *hidden, nn.Flatten(), nn.Linear(48, 4)), X), X[:1], PIXELS)
+
+
+def test_flipped_encoders_neither_take_nor_give_kept_counts() -> None:
+    network, images = ternary_throughout(), random_images(23, (2, 7, 8))
+    engine = DenseEngine(network)
+    flips, clean = BitFlips(0.3, ("encoder",)), Deletion(0.0)
+    deletion = Deletion(0.4, ("all",))
+    alone = [simulate(engine, images, own).to_dict() for own in ([flips], [clean], [flips, deletion], [deletion])]
+    assert alone[0]["spikes_per_image"] != alone[1]["spikes_per_image"]
+    for first in (flips, clean):
+        kept = Batches(images, network, 10, repeats=True)
+        for own in ([first], [flips], [clean], [flips, deletion], [deletion], [clean], [flips]):
+            expected = alone[[[flips], [clean], [flips, deletion], [deletion]].index(own)]
+            assert simulate(engine, images, own, batches=kept).to_dict() == expected
+    assert Trial(network, [flips]).changed == {*network.encoders}
+    assert Trial(network, [BitFlips(0.0), WeightMismatch(0.1, ("encoder",))]).changed == {*network.encoders}
+    assert Trial(network, [deletion, InputNoise(0.3)]).changed == frozenset()
 
 
 def test_the_same_noise_may_act_on_other_layers_with_another_ratio() -> None:

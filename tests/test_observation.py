@@ -57,6 +57,7 @@ def test_what_is_seen_is_what_travels(grid: Grid | None) -> None:
             assert own[unit] * sign > level >= 0
     predicted = logits.argmax(1)
     assert (seen.label, seen.prediction) == (int(images.labels[5]), int(predicted[5]))
+    assert seen.pixels == images.pixels[5].tolist()
     for true in range(4):
         for taken in range(4):
             number = int(((images.labels == true) & (predicted == taken)).sum())

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from test_cli import sentence, snnconv
 
+from snnconv.reporting.facts import gather, newest_with_results
 from snnconv.reporting.pages import Heading, Picture, Table, Text, Tiles, to_html, to_markdown
-from snnconv.reporting.report import gather, newest_with_results
 from snnconv.runs import copy_shipped, list_runs, read_json, write_json
 
 VOID = {"meta", "link", "img", "br"}
@@ -116,13 +116,21 @@ def test_the_page_asks_for_nothing_and_has_every_section(reported: Path) -> None
         "Energy (estimates)", "Accuracy, operations and latency over runs", "Spikes, codes and confusions",
     ]  # fmt: skip
     figures = [value for tag, name, value in page.attributes if (tag, name) == ("figure", "id")]
-    assert figures == ["accuracy", "layers", "energy", "frontier", "raster", "codes", "rates", "confusion"]
+    assert figures == [
+        "accuracy",
+        "layers",
+        "energy",
+        "raster",
+        "codes",
+        "rates",
+        "confusion",
+    ]  # one point: no frontier
     images = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
     for image in images:
         inside = base64.b64decode(image.split(",")[1]).decode()
         assert inside.startswith("<?xml") and not re.findall(r'href="(?!#|data:)[^"]*"', inside)
     assert all(value for tag, name, value in page.attributes if (tag, name) == ("img", "alt"))
-    assert "Spikes of image 7 (class" in text and "without noise: 0 units differ" in text
+    assert "Image 7 (class" in text and re.search(r"without noise: 0 of [\d,]+ units differ", text)
 
 
 def test_the_numbers_are_those_of_the_results(reported: Path) -> None:
@@ -210,19 +218,56 @@ def test_the_newest_run_with_results_and_its_neighbours(bare: Path) -> None:
     assert list(gather(shipped, runs).neighbours) == ["newer"]
 
 
+def test_runs_side_by_side_make_a_frontier(bare: Path) -> None:
+    runs = bare / "runs"
+    for name, accuracy in (("one", 0.98), ("two", 0.91)):
+        shutil.copytree(runs / "lenet-digits-k1B2", runs / name)
+        write_json(runs / name / "config.json", read_json(runs / name / "config.json", dict) | {"shipped": False})
+        file = runs / name / "results/simulate-noise0.json"
+        write_json(file, read_json(file, dict) | {"accuracy": accuracy})
+    shutil.rmtree(runs / "two/results")
+    (runs / "two/results").mkdir()
+    values = read_json(runs / "one/results/simulate-noise0.json", dict) | {"accuracy": 0.91}
+    del values["latency_steps"]
+    values["sops_per_image"]["synops"] *= 3
+    write_json(runs / "two/results/simulate-noise0.json", values)
+    result = snnconv("report", "--run", "one", "--images", "0", "--out", "one", cwd=bare)
+    assert result.exit_code == 0, (result.output, result.exception)
+    page = Page((bare / "one.html").read_text())
+    cells = [text for _, text in page.cells]
+    assert cells[cells.index("one", cells.index("number")) - 1] == "1"
+    other = cells.index("two")
+    assert cells[other - 1 : other + 5] == ["2", "two", "ladder", "4", "1", "-"] and cells[other + 6] == "91.00"
+    assert ("figure", "id", "frontier") in page.attributes
+
+
+def test_columns_that_say_nothing_are_left_out(bare: Path) -> None:
+    file = bare / "runs/lenet-digits-k1B2/results/simulate-noise0.json"
+    values = read_json(file, dict)
+    for taken_back, headings in ((0.0, 0), (2.5, 1)):
+        values["layers"][0]["negative_spikes"] = taken_back
+        write_json(file, values)
+        assert snnconv("report", "--run", "lenet-digits-k1B2", "--images", "0", cwd=bare).exit_code == 0
+        cells = [text for _, text in Page((bare / REPORT).with_suffix(".html").read_text()).cells]
+        assert cells.count("below zero") == headings and cells.count("2.5") == 2 * headings
+
+
 def test_noise_sweeps_and_time_get_their_sections(bare: Path) -> None:
     common = ("--run", "lenet-digits-k1B2", "--images", "40", "--quiet")
     for command in (
         ("simulate", "--neuron", "st-bif", *common),
         ("sweep", "--ratios", "0,0.5", "--trials", "2", *common),
+        ("sweep", "--ratios", "0,0.3", "--trials", "1", "--noise", "threshold", *common),
         ("simulate", "--noise", "threshold:0.3", *common),
         ("report", "--run", "lenet-digits-k1B2", "--images", "0", "--quiet"),
     ):
         result = snnconv(*command, cwd=bare)
         assert result.exit_code == 0, (command, result.output, result.exception)
     text = (bare / REPORT).with_suffix(".html").read_text()
-    Page(text)
-    assert "Sweep of a noise" in text and "deletion noise on conv1_act, 40 images, 2 trials" in text
+    assert "Sweeps of a noise" in text and "deletion noise on conv1_act, 40 images, 2 trials" in text
+    page, at = Page(text), text.index
+    assert at("threshold noise on 6 layers, 40 images, 1 trial") < at("deletion noise on conv1_act")  # the newest first
+    assert {("figure", "id", "noise"), ("figure", "id", "noise-2")} <= set(page.attributes)
     assert "Accuracy over time" in text and "<td>st-bif</td>" in text
     assert "threshold noise 0.3" in text
 

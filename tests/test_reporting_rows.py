@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from snnconv.config import Published
 from snnconv.errors import ConfigError, FormatError, RunError
-from snnconv.reporting.rows import Result, configuration_order, result_from, without_noise
+from snnconv.reporting.rows import Result, configuration_order, published_accuracy, result_from, without_noise
 from snnconv.snn.counting import CONVENTIONS, LayerCounts
 from snnconv.snn.simulation import Simulation
 
@@ -53,11 +54,17 @@ def simulated(
     return simulation.to_dict() | {"operations": {"layers": operations}}
 
 
-def result(configuration: str = "k1B2", levels: int = 4, correct: int = 493, units: Sequence[int] = LENET) -> Result:
+def result(
+    configuration: str = "k1B2",
+    levels: int = 4,
+    correct: int = 493,
+    units: Sequence[int] = LENET,
+    published: Published | None = None,
+) -> Result:
     """Without noise and with two ratios."""
     clean = simulated(units, levels, correct)
     noisy = [simulated(units, levels, correct - n, noise_ratio=n / 10, trials=3) for n in (1, 2)]
-    return result_from("lenet-mnist", configuration, [noisy[1], clean, noisy[0]])
+    return result_from("lenet-mnist", configuration, [noisy[1], clean, noisy[0]], published)
 
 
 def test_configurations_are_ordered_by_levels_then_name() -> None:
@@ -109,7 +116,24 @@ def test_without_noise_says_what_to_do() -> None:
         without_noise([nothing])
     with pytest.raises(RunError, match="has no noise-free simulation results"):
         without_noise([replace(result(), clean=None)])
-    assert [name for name, _ in without_noise([result(), nothing, result("k0B1", 1)])] == ["k0B1", "k1B2"]
+    found = without_noise([result(), nothing, result("k0B1", 1)])
+    assert [own.configuration for own, _ in found] == ["k0B1", "k1B2"]
+    assert all(simulation is own.clean for own, simulation in found)
+
+
+def test_a_published_accuracy_belongs_to_its_conditions() -> None:
+    published = Published(accuracy=99.37, source="x", noise={0.1: 99.39, 0.2: 99.22})
+    made = result(published=published)
+    assert made.published is published
+    assert [published_accuracy(published, own) for own in made.simulations] == [99.37, 99.39, 99.22]
+    assert published_accuracy(published, simulated(noise_ratio=0.3)) is None
+    assert published_accuracy(published, simulated(noise_ratio=0.1, noise_layers=("conv1_act", "conv2_act"))) is None
+    encoder = {"name": "deletion", "ratio": 0.1, "layers": ["conv1_act"]}
+    membrane = encoder | {"name": "membrane"}
+    assert published_accuracy(published, simulated() | {"noise": [encoder]}) == 99.39
+    for noise in ([membrane], [encoder, membrane]):
+        assert published_accuracy(published, simulated() | {"noise": noise}) is None
+    assert published_accuracy(None, simulated()) is None
 
 
 def test_reporting_imports_neither_torch_nor_pyplot() -> None:

@@ -127,9 +127,64 @@ def test_other_figures_are_of_one_step_only(folder: Path, tmp_path: Path) -> Non
     assert float(rows[0]["spikes_per_image"]) == results(folder)["ladder"]["spikes_per_image"]
 
 
+@pytest.fixture(scope="module")
+def one_step(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy with a result of a neuron over time after one step, newer than the ladder's."""
+    work = shutil.copytree(folder, tmp_path_factory.mktemp("one") / "work")
+    for file in (work / "runs").glob("*/results/simulate-*.json"):
+        if "40images" not in file.name or "-if-" in file.name:
+            file.unlink()
+    done = snnconv("simulate", *OPTIONS, "--neuron", "st-bif", "--steps", "1", cwd=work)
+    assert done.exit_code == 0, (done.output, done.exception)
+    return work
+
+
+@pytest.mark.parametrize("figure", ["sparsity", "sops", "energy"])
+def test_a_neuron_after_one_step_is_no_ladder(one_step: Path, figure: str) -> None:
+    done = snnconv("plot", figure, "--out", figure, "--run", "lenet-digits-k1B2", cwd=one_step)
+    assert done.exit_code == 0, done.output
+    before = (one_step / f"{figure}.csv").read_bytes()
+    (file,) = one_step.glob("runs/*/results/simulate-*-st-bif-T1-*.json")
+    text = file.read_text()
+    file.unlink()
+    snnconv("plot", figure, "--out", figure, "--run", "lenet-digits-k1B2", cwd=one_step)
+    file.write_text(text)
+    assert (one_step / f"{figure}.csv").read_bytes() == before
+
+
+def test_one_step_is_drawn_and_printed_as_time(one_step: Path) -> None:
+    _, chosen, _ = collect_steps(one_step / "runs")
+    assert [(own["neuron"], own["steps"]) for own in chosen] == [("st-bif", 1)]
+    assert snnconv("plot", "steps", "--out", "steps", cwd=one_step).exit_code == 0
+    assert len((one_step / "steps.csv").read_text().splitlines()) == 2
+    shown = snnconv("simulate", "--images", "40", "--quiet", "--neuron", "st-bif", "--steps", "1", cwd=one_step).stdout
+    assert render(steps_table(chosen[0])) in shown and time_summary(chosen[0]) in shown
+    assert "of 40 images, st-bif, T = 1, L = 4" in shown
+    ladder = snnconv("simulate", "--images", "40", "--quiet", cwd=one_step).stdout
+    assert "of 40 images, T = 1, L = 4" in ladder and "st-bif" not in ladder
+
+
+def test_one_point_is_seen(one_step: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, figures = steps.save, []
+    monkeypatch.setattr(steps, "save", lambda figure, *rest: (figures.append(figure), write(figure, *rest))[1])
+    plot_steps(*collect_steps(one_step / "runs")[:2], tmp_path / "one")
+    assert all(line.get_marker() == "o" for axes in figures[0].axes for line in axes.get_lines())
+
+
+@pytest.mark.parametrize("other", [{"split": True}, {"images": 41}, {"dataset": "mnist"}])
+def test_one_figure_is_of_one_conversion_and_the_same_images(
+    folder: Path, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    work = shutil.copytree(folder, tmp_path / "work")
+    (file,) = work.glob("runs/*/results/simulate-*-st-bif-*.json")
+    assert {own["neuron"] for own in collect_steps(work / "runs")[1]} == {"st-bif", "if"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"created": "1999"} | other))
+    assert {own["neuron"] for own in collect_steps(work / "runs")[1]} == {"if"}
+
+
 def test_without_results_over_time_one_sentence_says_what_to_do(folder: Path, tmp_path: Path) -> None:
     error = sentence(snnconv("plot", "steps", cwd=tmp_path))
-    assert "no run in runs has results over several time steps" in error and "simulate --neuron st-bif" in error
+    assert "no run in runs has results of neurons over time" in error and "simulate --neuron st-bif" in error
     with pytest.raises(RunError, match="shows one run, not 2"):
         collect_steps(folder / "runs", ("a", "b"))
 

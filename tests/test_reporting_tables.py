@@ -84,6 +84,13 @@ def test_simulation_table() -> None:
     ]
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_over_time_a_unit_is_one_neuron(steps: int) -> None:
+    text = render(simulation_table(noisy() | {"neuron": "st-bif", "steps": steps}))
+    units, spikes, rate = numbers(text, "total", "spiking")[:3]
+    assert rate == round(100 * spikes / (units * steps), 1)
+
+
 def test_deep_simulation_table_fits() -> None:
     text = render(simulation_table(simulated([65_536] * 55, 15, 10, 10)))
     check("simulation_deep", text)
@@ -114,6 +121,11 @@ def test_verification_summary_begins_with_the_verdict() -> None:
             noisy(),
             "98.60 % (95 % interval 97.1-99.3) of 500 images, T = 1, L = 4, noise 0.1 on conv1_act, "
             "10 trials (sd 0.00), 41,800 spikes and 1.67 M synops an image",
+        ),
+        (
+            simulated([100], 1, 1, 1) | {"neuron": "st-bif"},
+            "100.00 % (95 % interval 20.7-100.0) of 1 image, st-bif, T = 1, L = 1, no noise, "
+            "50 spikes and 0.00 M synops an image",
         ),
         (
             simulated([100], 1, 1, 1) | {"levels": [1, 8]},

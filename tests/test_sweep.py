@@ -10,23 +10,27 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from samples import random_images, random_network
 from test_cli import sentence, snnconv
+from test_data_folders import open_photos, write_set
 from torch import Tensor
 
 from snnconv import sweeping
 from snnconv.engines.dense import DenseEngine
 from snnconv.errors import ConfigError
+from snnconv.reporting.sweeps import collect_sweeps
 from snnconv.runs import copy_shipped
 from snnconv.snn import batches as batching
 from snnconv.snn.batches import Batches
 from snnconv.snn.noise_models import Deletion, InputNoise, ThresholdMismatch
-from snnconv.snn.simulation import simulate
+from snnconv.snn.simulation import Simulation, simulate
 from snnconv.sweeping import Cell, parse_ratios, parse_shard, parse_swept
 
 RUN = Path("runs/lenet-digits-k1B2")
@@ -147,6 +151,22 @@ def test_other_settings_have_cells_of_their_own(folder: Path) -> None:
     assert {file.parent.name for file in cells_of(folder)} == keys
 
 
+def test_a_sweep_of_other_ratios_or_trials_is_kept_and_that_is_said(folder: Path) -> None:
+    (file,) = (folder / RUN / "results").glob("sweep-*.json")
+    whole = json.loads(file.read_text())
+    again = snnconv("sweep", *SMALL[:-1], "--noise", "deletion@all", cwd=folder)
+    assert again.exit_code == 0 and "is kept" not in again.stderr
+    whole = json.loads(file.read_text())
+    few = ("sweep", "--images", "40", "--ratios", "0,0.6", "--noise", "deletion@all", "--trials")
+    for number, (trials, other) in enumerate((("2", "trials and ratios"), ("3", "trials")), 1):
+        result = snnconv(*few, trials, cwd=folder)
+        kept = file.parent / f"earlier/{file.stem}-{number}.json"
+        assert f"{file.name} was measured with other {other}: it is kept as" in result.stderr
+        assert json.loads(kept.read_text()) == whole
+        whole = json.loads(file.read_text())
+        assert (whole["trials"], len(whole["points"])) == (int(trials), 2)
+
+
 def test_another_network_has_cells_of_its_own(folder: Path) -> None:
     network = folder / RUN / "network.safetensors"
     from snnconv.formats.native import load, save
@@ -158,6 +178,20 @@ def test_another_network_has_cells_of_its_own(folder: Path) -> None:
     before = len({file.parent for file in cells_of(folder)})
     sweep_json(folder)
     assert len({file.parent for file in cells_of(folder)}) == before + 1
+
+
+def test_image_files_are_known_by_what_is_in_them(tmp_path: Path) -> None:
+    photos = open_photos(write_set(tmp_path / "photos"))
+    copied = open_photos(shutil.copytree(tmp_path / "photos", tmp_path / "elsewhere"))
+    digest = sweeping._digest(photos)
+    assert sweeping._digest(copied) == digest
+    last = list(copied.paths())[-1]
+    stamp, data = last.stat(), bytearray(last.read_bytes())
+    data[-1] ^= 1
+    last.write_bytes(data)
+    os.utime(last, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert sweeping._digest(copied) != digest == sweeping._digest(photos)
+    assert sweeping._digest(photos.take(3)) != digest
 
 
 def test_a_damaged_or_foreign_cell_is_refused(folder: Path) -> None:
@@ -190,6 +224,20 @@ def test_the_figure_of_the_newest_sweep(folder: Path) -> None:
     sweep_json(folder, "--noise", "insertion", "--trials", "1")
     again = snnconv("plot", "noise", "--run", "lenet-digits-k1B2", "--out", "elsewhere", cwd=folder)
     assert again.exit_code == 0 and "insertion" in (folder / "elsewhere.csv").read_text()
+
+
+def test_one_figure_is_of_sweeps_on_the_same_images_of_one_conversion(folder: Path) -> None:
+    (file,) = (folder / RUN / "results").glob("sweep-*.json")
+    values = json.loads(file.read_text())
+    for number, other in enumerate(({}, {"images": 41}, {"split": True}), 1):
+        own = shutil.copytree(folder / RUN, folder / f"runs/other{number}") / "results" / file.name
+        created = f"{1990 + number}{values['created'][4:]}"
+        own.write_text(json.dumps(values | {"quantization": f"k0B{number}", "created": created} | other))
+    drawn, _ = collect_sweeps(folder / "runs")
+    assert {sweep["quantization"] for sweep in drawn} == {"k1B2", "k0B1"}
+    for number in (2, 3):
+        names = ("--run", RUN.name, "--run", f"other{number}")
+        assert "equally many images, and of split networks" in sentence(snnconv("plot", "noise", *names, cwd=folder))
 
 
 def test_nothing_to_draw_is_one_sentence(tmp_path: Path) -> None:
@@ -225,6 +273,11 @@ def test_retraining_forgets_sweeps(folder: Path) -> None:
         (("--ratios", "0:1:0"), "a step above 0"),
         (("--ratios", "1:0:0.1"), "a step above 0"),
         (("--ratios", "0:1:0.000001"), "more than 1000"),
+        (("--ratios", "0:1e999999:1e-999999"), "more than 1000"),
+        (("--ratios", "0:1e400:1e399"), "a probability"),
+        (("--ratios", "1e999999"), "a probability"),
+        (("--ratios", "0:0.5:0.3"), "steps of 0.3 lead from 0 to 0.3 and not to 0.5; end at 0.3 or at 0.6"),
+        (("--ratios", "0.3:0.35:0.1"), "steps of 0.1 lead from 0.3 to 0.3 and not to 0.35"),
         (("--ratios", "some"), "write first:last:step"),
         (("--ratios", "0,nan"), "write first:last:step"),
         (("--shard", "3/2"), "write i/n with i in 1..n"),
@@ -243,7 +296,7 @@ def test_ratios_shards_and_noises_as_written() -> None:
     assert parse_ratios("0:0.5:0.05") == tuple(n / 20 for n in range(11))
     assert parse_ratios("0:1:0.1")[3] == 0.3  # not 3 * 0.1
     assert parse_ratios("0.2, 0,0.2") == (0.0, 0.2)
-    assert parse_ratios("0.3") == (0.3,) == parse_ratios("0.3:0.35:0.1")
+    assert parse_ratios("0.3") == (0.3,) == parse_ratios("0.3:0.3:0.1")
     assert parse_shard("2/3") == (2, 3)
     assert parse_swept("weight@a+b") == ("weight", ("a", "b"))
     with pytest.raises(ConfigError):
@@ -301,6 +354,47 @@ def test_first_trial_is_the_number_of_the_first() -> None:
 
 def command(*options: str) -> list[str]:
     return [sys.executable, "-m", "snnconv", "sweep", *SMALL, "--noise", "deletion@all", "--json", *options]
+
+
+def test_where_one_process_fails_the_others_stop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(folder / RUN / "sweeps")
+    measured: list[int] = []
+    failed = threading.Event()
+
+    def fail(job: Any, engine: Any, batches: Any, noises: Any, trial: int) -> Simulation:
+        if noises[0].ratio == 0.3 and trial == 0:
+            failed.set()
+            raise ConfigError("this one fails")
+        assert failed.wait(20)
+        measured.append(trial)
+        time.sleep(0.2)
+        return done
+
+    done = simulate(DenseEngine(random_network(1)), random_images(23, (2, 7, 8)), [Deletion(0.3)])
+    monkeypatch.setattr(sweeping, "_simulate", fail)
+    monkeypatch.setattr(sweeping, "ProcessPoolExecutor", lambda number, *_: ThreadPoolExecutor(number))
+    ratios = ",".join(f"{0.3 + n / 100:g}" for n in range(60))
+    options = ("--ratios", ratios, "--trials", "1", "--processes", "2", "--images", "23", "--noise", "deletion@all")
+    assert "this one fails" in sentence(snnconv("sweep", *options, "--quiet", cwd=folder))
+    assert 1 <= len(measured) < 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["they start", "they measure"])
+def test_an_interrupt_ends_all_processes_without_a_traceback(folder: Path, when: str) -> None:
+    before = len(cells_of(folder))
+    options = ("--images", "500", "--trials", "500", "--processes", "2")
+    process = subprocess.Popen(command(*options), cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while len(children.read_text().split()) < 3:  # two, and what looks after semaphores
+        assert process.poll() is None
+        time.sleep(0.02)
+    while when == "they measure" and len(cells_of(folder)) < before + 4:
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode != 0 and "Aborted!" in said and "Traceback" not in said, said
 
 
 @pytest.mark.slow

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from samples import PIXELS, TWTA, random_ann, random_images, random_network, settled, ternary, wires
+from samples import PIXELS, TWTA, ann_codes, random_ann, random_images, random_network, settled, ternary, wires
 from spikingjelly.activation_based import monitor
 from test_conversion import Residual
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from snnconv.conversion.splitting import split_signs
 from snnconv.data.preprocessing import preprocess
 from snnconv.engines.dense import DenseEngine
 from snnconv.errors import ConfigError
-from snnconv.grids import Grid, k_b_grid
+from snnconv.grids import MAX_LEVELS, Grid, k_b_grid
 from snnconv.snn import temporal as temporal_module
 from snnconv.snn.layers import Encoder, MaxPool2d, Readout, SpikingLayer
 from snnconv.snn.network import INPUT, SpikingNetwork
@@ -99,6 +100,75 @@ def test_exact_neurons_count_as_the_ladder_does(seed: int, grid: Grid | None) ->
         assert_exact(network, neuron)
 
 
+def without_clip(model: nn.Module) -> nn.Module:
+    """The same network with as many levels as a grid can have, far above everything that occurs."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, KBQuantizer):
+                setattr(module, name, KBQuantizer(child.k, MAX_LEVELS // 2**child.k))
+    return model
+
+
+def assert_unclipped(model: nn.Module, network: SpikingNetwork, x: Tensor, steps: int) -> int:
+    """In the end every net count is the code of the network without a clip; returns the units above the clip."""
+    expected, codes = ann_codes(without_clip(model), x)
+    logits, trains = live(network, "negative-spike-unclipped", x, steps=steps)
+    above = 0
+    for name, layer in network.units():
+        code = codes[network.nodes[name].origin.module, network.nodes[name].origin.call]
+        assert torch.equal(trains[name].sum(0).long(), code), name
+        above += int((code > layer.grid.levels).sum())
+    torch.testing.assert_close(logits[-1], expected, rtol=1e-12, atol=1e-12)
+    return above
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.integers(0, 10**6))
+def test_the_published_negative_spikes_count_as_a_network_without_a_clip_does(seed: int) -> None:
+    model = random_ann(seed)
+    _, codes = ann_codes(without_clip(model), X[:3])
+    assume(max(int(code.max()) for code in codes.values()) < 60)  # beyond, neither steps nor levels suffice
+    network = convert(model, X[:1], PIXELS)
+    assert_unclipped(model, network, X[:3], steps=90)
+
+
+def test_above_the_clip_the_published_form_goes_on_and_the_clipped_one_ends() -> None:
+    model = random_ann(4)
+    network = convert(model, X[:1], PIXELS)
+    assert assert_unclipped(model, network, X, steps=60) > 50
+    torch.manual_seed(3)
+    x = torch.rand(8, 3, 8, 8)
+    sums = settled(Residual(), x)
+    assert assert_unclipped(sums, convert(sums, x[:1], PIXELS), x, steps=60) > 50
+
+
+@pytest.mark.parametrize("neuron", [name for name, model in NEURONS.items() if model.schedule == "free"])
+def test_a_shorter_run_is_the_beginning_of_a_longer_one(neuron: str) -> None:
+    network = random_network(1)
+    logits, trains = live(network, neuron, X, steps=9)
+    for steps in (1, 2, 3, 5):
+        less = live(network, neuron, X, steps=steps)
+        assert_same(less, (logits[:steps], {name: train[:steps] for name, train in trains.items()}))
+
+
+def test_float_weights_whose_potentials_leave_53_bits_over_time() -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 6, 3, bias=False)
+    conv.weight.data[:, 0, 0, 0] = 2.0**-45 * torch.rand(6)
+    layers = [nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), KBQuantizer(1, 2), conv, nn.BatchNorm2d(6), KBQuantizer(1, 2)]
+    model = settled(nn.Sequential(*layers, nn.Flatten(), nn.Linear(72, 4)), X)
+    network = convert(model, X[:1], PIXELS)
+    reach = max(layer.reach for _, layer in network.units() if isinstance(layer, SpikingLayer))
+    assert reach < 2**53 < reach * schedule_of(network).steps
+    for neuron in EXACT:
+        assert_exact(network, neuron)
+    assert_unclipped(model, network, X, steps=40)
+    assert len(live(network, "if", X, steps=3)[0]) == 3
+    with pytest.raises(ConfigError, match="take fewer --steps"):
+        TemporalNetwork(network, "st-bif", steps=10_000)
+
+
 @pytest.mark.parametrize("grid", [None, TWTA])
 def test_residual_sums_are_exact(grid: Grid | None) -> None:
     for neuron in EXACT if grid is None else EXACT[:2]:
@@ -129,6 +199,22 @@ def test_the_count_domain_shortcut_changes_nothing_on_residual_and_signed_networ
     for network in (residual(), residual(TWTA)):
         x = inputs(network)
         assert_same(live(network, neuron, x), live(network, neuron, x, shortcut=False, together=1))
+
+
+@pytest.mark.parametrize("neuron", ["st-bif", "integrate-then-fire"])
+def test_the_shortcut_changes_nothing_in_runs_longer_than_a_byte_counts(neuron: str) -> None:
+    torch.manual_seed(2)
+    layers = [nn.Conv2d(2, 4, 3), KBQuantizer(4, 6), ternary(nn.Conv2d(4, 3, 3)), KBQuantizer(3, 12)]
+    for grid in (None, TWTA):
+        model = settled(nn.Sequential(*layers, nn.Flatten(), nn.Linear(36, 4)), X)
+        network = convert(model, X[:1], PIXELS) if grid is None else random_network(2, grid)
+        steps = 300 if neuron == "st-bif" else None
+        whole, plain = (live(network, neuron, X, steps=steps, **own) for own in ({}, {"shortcut": False}))
+        assert len(whole[0]) > 128 or grid is not None
+        assert_same(whole, plain)
+        expected, counts = wires(network, X)
+        assert torch.equal(whole[0][-1], expected)
+        assert all(torch.equal(whole[1][name].sum(0).long(), counts[name].long()) for name in counts)
 
 
 def test_the_shortcut_steps_back_where_spikes_come_late() -> None:

@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reference import grid_code, k_b_unit
 from samples import TWTA
@@ -18,7 +18,7 @@ from snnconv.grids import Grid, k_b_grid
 from snnconv.snn.layers import Branch
 from snnconv.snn.neurons.ladder import LadderNeuron, ladder_step
 from snnconv.snn.synapses import LinearSynapse
-from snnconv.snn.thresholds import Ladder, derive_ladder
+from snnconv.snn.thresholds import Ladder, continue_thresholds, derive_ladder
 
 EIGHTHS = st.integers(-40, 40).map(lambda n: n / 8)
 SCALES = st.one_of(st.just(0.0), EIGHTHS, st.floats(1e-6, 1e3), st.floats(-1e3, -1e-6))
@@ -103,6 +103,27 @@ def test_thresholds_out_of_reach_lie_just_outside_it() -> None:
     ladder = single([1.0, -1.0, 0.0], [0.0, 0.0, 2e6], 7, grid)
     assert ladder.thresholds.tolist() == [[-7, -7, -7], [8, 8, -7], [8, 8, 8]]
     assert ladder.reach == 7
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(-40, 40)), min_size=1, max_size=4),
+    st.sampled_from((k_b_grid(1, 2), k_b_grid(0, 1), Grid(0.5, 2, 0, (0.25, 0.75), (True, False)))),
+    st.integers(1, 20),
+    st.integers(0, 4),
+)
+@example([(0, 2), (0, 6), (0, 7)], Grid(0.5, 2, 0, (0.25, 0.75), (True, False)), 3, 2)
+def test_continued_thresholds_are_where_the_value_reaches_each_boundary(
+    channels: list[tuple[int, int]], grid: Grid, reach: int, more: int
+) -> None:
+    scale, offset = (torch.tensor([pair[side] / 8 for pair in channels], dtype=torch.float64) for side in (0, 1))
+    ladder = derive_ladder(scale[None], offset, [reach], grid)
+    levels = grid.levels + more
+    own = continue_thresholds(ladder.thresholds, reach, scale, offset, grid, levels)
+    further = grid.continued(levels)
+    for V in (-(2**40), *range(-400, 401), 2**40):  # far beyond the ladder's reach
+        count = (own <= V).sum(0).tolist()
+        assert count == [code(further, a / 8 * V + b / 8) for a, b in channels]
 
 
 def test_a_unit_may_fire_on_silent_input() -> None:

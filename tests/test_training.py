@@ -100,9 +100,9 @@ def test_the_last_epochs_show_the_images_as_they_are(
     seen: list[Augmentation] = []
     original = Images.shuffled
 
-    def watch(images: Images, seed: int, epoch: int, size: int, settings: Augmentation, device: torch.device) -> object:
+    def watch(images: Images, seed: int, epoch: int, size: int, settings: Augmentation, *rest: object) -> object:
         seen.append(settings)
-        return original(images, seed, epoch, size, settings, device)
+        return original(images, seed, epoch, size, settings, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Images, "shuffled", watch)
     run = new_run(tmp_path, epochs=4, **{"training.plain_share": share, "training.validation": 220})

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from snnconv.ann.brevitas import is_of_brevitas
 from snnconv.errors import ConfigError, FormatError
 
 SAFETENSORS = ".safetensors"
@@ -67,6 +68,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
         FormatError: missing, damaged, more than tensors, or of another network.
     """
     tensors = _safetensors(path) if path.suffix == SAFETENSORS else _state_dict(path)
+    if any(is_of_brevitas(module) for module in model.modules()):
+        _load_brevitas(model, tensors, path)
+        return
     expected = model.state_dict()
     for names, what in ((set(expected) - set(tensors), "lacks"), (set(tensors) - set(expected), "also holds")):
         if names:
@@ -77,6 +81,15 @@ def load_weights(model: nn.Module, path: Path) -> None:
                 f"{path} is of another network: {name} is {list(tensor.shape)}, expected {list(expected[name].shape)}"
             )
     model.load_state_dict(tensors)
+
+
+def _load_brevitas(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Load what names alone do not tell: such a network has scales only once they are loaded."""
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise FormatError(f"{path} is of another network: {' '.join(lines[1:2])}") from error
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:

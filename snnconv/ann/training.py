@@ -10,13 +10,16 @@ from __future__ import annotations
 import io
 import math
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from snnconv.ann.checkpoints import load_ann, save_ann
@@ -30,6 +33,7 @@ from snnconv.data.preprocessing import preprocess
 from snnconv.data.ranking import TOP, ranks
 from snnconv.data.sets import ImageSet
 from snnconv.errors import ConfigError, DataError, FormatError, TrainingError
+from snnconv.processes import ALONE, Group
 from snnconv.runs import (
     ANN,
     CHECKPOINT,
@@ -56,11 +60,15 @@ class Accuracy(NamedTuple):
 
 @dataclass
 class _State:
-    """What changes while training."""
+    """What changes while training.
+
+    ``parallel`` is the model, wrapped where several processes average its gradients.
+    """
 
     model: nn.Module
     optimiser: torch.optim.Optimizer
     history: list[dict[str, float]]
+    parallel: nn.Module
 
     @property
     def epoch(self) -> int:
@@ -68,9 +76,19 @@ class _State:
 
 
 def network_for(recipe: Recipe, seed: int = 0) -> nn.Module:
-    """Build the recipe's network for the images of its data set."""
+    """Build the recipe's network for the images of its data set.
+
+    Raises:
+        ConfigError: a network that is made from a trained one, or what ``input_facts`` and ``build_network`` refuse.
+    """
+    quantization = Quantization.parse(recipe.quantization, recipe.tie)
+    if quantization.inserted:
+        raise ConfigError(
+            f"recipe {recipe.name}: a network of quantization {quantization.name} is made from a trained one of "
+            f"quantization {quantization.before}, by `snnconv quantize`"
+        )
     image, classes = input_facts(recipe)
-    return build_network(recipe.network, image, classes, Quantization.parse(recipe.quantization, recipe.tie), seed)
+    return build_network(recipe.network, image, classes, quantization, seed)
 
 
 def input_facts(recipe: Recipe) -> tuple[tuple[int, int, int], int]:
@@ -124,10 +142,45 @@ def open_teacher(recipe: Recipe, run: Run | None, device: torch.device) -> Teach
     return Teacher(placed.eval().requires_grad_(False), run.recipe.preprocessing)
 
 
+def check_shares(recipe: Recipe, images: int, group: Group) -> None:
+    """Refuse batches that the processes of a group, or its micro-batches, cannot share evenly.
+
+    Args:
+        recipe: What is to be trained.
+        images: Images of the training split, those held out included.
+        group: The processes.
+
+    Raises:
+        ConfigError: a batch size that is no multiple of processes times micro-batches, or too few images for a batch.
+    """
+    plan = recipe.training
+    if plan.batch_size % (group.size * plan.accumulate):
+        raise ConfigError(
+            f"recipe {recipe.name}: training.batch_size (= {plan.batch_size}) must be a multiple of {group.size} "
+            f"processes times {plan.accumulate} micro-batches: set it with --batch-size"
+        )
+    whole = images - plan.validation
+    if group.size * plan.accumulate > 1 and whole < plan.batch_size:
+        raise ConfigError(
+            f"recipe {recipe.name}: {whole} images to train on are less than a batch, which its shares need whole: "
+            "take a smaller --batch-size"
+        )
+
+
 def train(
-    run: Run, images: ImageSet, test: ImageSet, device: torch.device, start: Path | None = None, quiet: bool = False
+    run: Run,
+    images: ImageSet,
+    test: ImageSet,
+    device: torch.device,
+    start: Path | None = None,
+    quiet: bool = False,
+    network: nn.Module | None = None,
+    group: Group = ALONE,
 ) -> TrainingResult:
     """Train the run's recipe, from its checkpoint where it has one, and measure the best epoch on the test set.
+
+    Several processes take the batches that one would, each its share of the rows, and average their gradients. Each
+    normalises with the statistics of its own rows; the running ones that are kept are the first process's.
 
     Args:
         run: Where the recipe, seed and teacher are read and everything is written.
@@ -136,13 +189,15 @@ def train(
         device: Where to compute.
         start: Weights to start from, see ``load_start``; None takes those that the run has recorded.
         quiet: Show no progress.
+        network: The run's network with the weights to start from; None builds the recipe's.
+        group: The processes that train together; the first one writes.
 
     Returns:
         What it measured, as written to ``results/train.json``.
 
     Raises:
         TrainingError: the loss is not finite.
-        ConfigError: no teacher where the recipe wants one, or one that does not fit.
+        ConfigError: no teacher where the recipe wants one, or one that does not fit; or see ``check_shares``.
         DataError: images of another number of classes.
         FormatError: a damaged checkpoint.
         RunError: the run folder cannot be written, or a recorded file is missing or another.
@@ -152,42 +207,51 @@ def train(
     for given in (images, test):
         if given.classes != classes:
             raise DataError(f"{given.name} ({given.split}) has {given.classes} classes; the recipe says {classes}")
+    check_shares(recipe, len(images), group)
     fitting, validation = hold_out(images, plan.validation, run.seed)
     taught_by = None if run.teacher is None else open_run(run.teacher.located(run.path.parent).parent)
     teacher = open_teacher(recipe, taught_by, device)
-    model = network_for(recipe, run.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    state = _State(model, _optimiser(model, plan), [])
+    built = network_for(recipe, run.seed) if network is None else network
+    model = built.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    state = _State(model, _optimiser(model, plan), [], model)
     precision = _precision(plan, device)
     if run.has(CHECKPOINT):
         _restore(run, state)
-        write_json(run.file(HISTORY), state.history)
+        if group.first:
+            write_json(run.file(HISTORY), state.history)
     else:
-        if start is None and run.start is not None:
+        if start is None and run.start is not None and network is None:
             start = run.start.located(run.path.parent)
         if start is not None:
             load_start(model, start)
-        environment = describe_environment(str(device), torch.get_num_threads())
-        write_json(run.file(ENVIRONMENT), environment | {"precision": str(precision).removeprefix("torch.")})
-    if state.epoch < plan.epochs:
+        if group.first:
+            environment = describe_environment(str(device), torch.get_num_threads())
+            environment |= {"precision": str(precision).removeprefix("torch.")}
+            write_json(run.file(ENVIRONMENT), environment | ({"processes": group.size} if group.size > 1 else {}))
+    state.parallel = _parallel(model, device, group)
+    if state.epoch < plan.epochs and group.first:
         run.forget_results()
     bar = tqdm(total=plan.epochs, initial=state.epoch, desc=run.name, unit="epoch", disable=True if quiet else None)
     with bar:
         while state.epoch < plan.epochs:
             began = time.perf_counter()
-            loss = _epoch(state, recipe, run.seed, fitting, teacher, device, precision, quiet)
-            accuracy, _ = evaluate(model, validation, recipe, device, precision)
+            loss = _epoch(state, recipe, run.seed, fitting, teacher, device, precision, quiet, group)
+            group.spread(model.buffers())
+            accuracy, _ = evaluate(model, validation, recipe, device, precision, group)
             best = max((entry["validation_accuracy"] for entry in state.history), default=-1.0)
             seconds = time.perf_counter() - began
             state.history.append({"loss": loss, "validation_accuracy": accuracy, "seconds": round(seconds, 2)})
-            if accuracy > best:
+            if accuracy > best and group.first:
                 save_ann(run.file(ANN), model, recipe)
-            _save(run, state)
+            if group.first:
+                _save(run, state)
             bar.set_postfix(loss=f"{loss:.4f}", accuracy=f"{100 * accuracy:.2f} %")
             bar.update()
+    group.wait()  # for the first one's files
     load_ann(run.file(ANN), model)
     history = state.history
     best_epoch = max(range(len(history)), key=lambda epoch: (history[epoch]["validation_accuracy"], -epoch))
-    measured = evaluate(model, test, recipe, device, torch.float32)
+    measured = evaluate(model, test, recipe, device, torch.float32, group)
     result = TrainingResult(
         epochs=len(history),
         best_epoch=best_epoch + 1,
@@ -197,24 +261,37 @@ def train(
         seconds=round(sum(entry["seconds"] for entry in history), 1),
         test_top5=measured.top5,
     )
-    write_json(run.file(TRAINING), msgspec.to_builtins(result))
+    if group.first:
+        write_json(run.file(TRAINING), msgspec.to_builtins(result))
     return result
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, images: ImageSet, recipe: Recipe, device: torch.device, precision: torch.dtype
+    model: nn.Module,
+    images: ImageSet,
+    recipe: Recipe,
+    device: torch.device,
+    precision: torch.dtype,
+    group: Group = ALONE,
 ) -> Accuracy:
-    """Shares of images that the network classifies rightly, and has the right class of among its first five."""
+    """Shares of images that the network classifies rightly, and has the right class of among its first five.
+
+    Each process of a group takes some of the batches, whole, so that the counts are those of one process.
+    """
     model.eval()
     first, among = 0, 0
-    for batch in images.batches(EVALUATION_BATCH):
+    batches = group.share(-(-len(images) // EVALUATION_BATCH))
+    start, stop = batches.start * EVALUATION_BATCH, min(batches.stop * EVALUATION_BATCH, len(images))
+    own = images if group.size == 1 else images.take(torch.arange(start, stop)) if batches else None
+    for batch in () if own is None else own.batches(EVALUATION_BATCH):
         pixels = preprocess(batch.pixels.to(device), recipe.preprocessing)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
             logits = model(pixels.contiguous(memory_format=torch.channels_last))
         places = ranks(logits, batch.labels.to(device))
         first += int((places == 0).sum())
         among += int((places < TOP).sum())
+    first, among = group.sum(np.array([first, among], dtype=np.int64)).tolist()
     return Accuracy(first / len(images), among / len(images) if images.classes > TOP else None)
 
 
@@ -253,16 +330,17 @@ def _epoch(
     device: torch.device,
     precision: torch.dtype,
     quiet: bool,
+    group: Group = ALONE,
 ) -> float:
-    """One pass over the training images; returns the mean loss."""
+    """One pass over the training images; returns the mean loss, of all processes."""
     plan = recipe.training
     batches = images.steps(plan.batch_size)
     total = torch.zeros((), device=device)
     mean = 0.0
-    state.model.train()
+    state.parallel.train()
     plain = state.epoch >= plan.epochs - round(plan.plain_share * plan.epochs)
     changes = Augmentation() if plain else recipe.augmentation
-    shown = images.shuffled(seed, state.epoch, plan.batch_size, changes, device)
+    shown = images.shuffled(seed, state.epoch, plan.batch_size, changes, device, group)
     steps = tqdm(
         shown,
         total=batches,
@@ -272,20 +350,14 @@ def _epoch(
         disable=True if quiet else None,
     )
     for step, (pixels, labels) in enumerate(steps):
-        x = preprocess(pixels, recipe.preprocessing)
-        for group in state.optimiser.param_groups:
-            group["lr"] = learning_rate(plan, state.epoch + step / batches)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
-            logits = state.model(x.contiguous(memory_format=torch.channels_last))
-            taught = None if teacher is None else teacher.logits(pixels).float()
-        loss = training_loss(logits.float(), labels, taught, plan)
+        for parameters in state.optimiser.param_groups:
+            parameters["lr"] = learning_rate(plan, state.epoch + step / batches)
         state.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        total += _gradients(state.parallel, pixels, labels, recipe, teacher, precision)
         state.optimiser.step()
         clamp_latents(state.model)
-        total += loss.detach()
         if step % 50 == 49 or step == batches - 1:
-            mean = float(total) / (step + 1)
+            mean = float(group.sum(np.array([float(total)]))[0]) / group.size / (step + 1)
             if not math.isfinite(mean):
                 raise TrainingError(
                     f"the loss is not finite in epoch {state.epoch + 1}, batch {step + 1}: "
@@ -293,6 +365,42 @@ def _epoch(
                 )
             steps.set_postfix(loss=f"{mean:.4f}")
     return mean
+
+
+def _gradients(
+    model: nn.Module,
+    pixels: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    teacher: Teacher | None,
+    precision: torch.dtype,
+) -> Tensor:
+    """Add the gradients of a batch's mean loss, ``accumulate`` equal parts one after the other; returns that loss."""
+    plan, total = recipe.training, torch.zeros((), device=pixels.device)
+    parts = list(zip(pixels.chunk(plan.accumulate), labels.chunk(plan.accumulate), strict=True))
+    for number, (some, classes) in enumerate(parts, start=1):
+        with nullcontext() if number == len(parts) else _apart(model):
+            x = preprocess(some, recipe.preprocessing)
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
+                logits = model(x.contiguous(memory_format=torch.channels_last))
+                taught = None if teacher is None else teacher.logits(some).float()
+            loss = training_loss(logits.float(), classes, taught, plan) / len(parts)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+    return total
+
+
+def _apart(model: nn.Module) -> AbstractContextManager[None]:
+    """Gradients stay in their process, to be averaged with those of the parts that follow."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+
+def _parallel(model: nn.Module, device: torch.device, group: Group) -> nn.Module:
+    """The model whose gradients are means over the processes; itself where there is one."""
+    if group.size == 1:
+        return model
+    place = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(model, place)
 
 
 def _optimiser(model: nn.Module, plan: Training) -> torch.optim.Optimizer:

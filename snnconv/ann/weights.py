@@ -28,7 +28,13 @@ class Part(NamedTuple):
 
 
 class WeightQuantizer(nn.Module, ABC):
-    """A quantized weight, as a function of one or more latent ones."""
+    """A quantized weight, as a function of one or more latent ones.
+
+    Attributes:
+        wide: Whether the sum of its parts is exact in float64 only, not in the latents' dtype.
+    """
+
+    wide = False
 
     @abstractmethod
     def parts(self, *latents: Tensor) -> list[Part]:

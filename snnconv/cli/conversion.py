@@ -13,6 +13,8 @@ from snnconv.cli.options import (
     data_dir_option,
     find,
     output_options,
+    own_model_options,
+    own_options,
     preprocessing_from,
     preprocessing_options,
     print_json,
@@ -64,17 +66,7 @@ def import_checkpoint(
 
 @click.command()
 @click.option("--split", is_flag=True, help="Two neurons a signed unit, one on a positive and one on a negative line.")
-@click.option(
-    "--model",
-    metavar="MODULE:FACTORY",
-    help="A network of your own: what makes it, importable from here, such as nets.small:make_net.",
-)
-@click.option(
-    "--weights",
-    type=click.Path(path_type=Path),
-    help="With --model: its weights, as safetensors or as torch.save(model.state_dict(), FILE).",
-)
-@click.option("--data", metavar="SET", help="With --model: the data set it was trained on.")
+@own_model_options
 @preprocessing_options
 @data_dir_option
 @run_options
@@ -100,21 +92,14 @@ def convert(
     A network of your own becomes a run like any other:
       snnconv convert --model nets.small:make_net --weights small.safetensors --data cifar10
     """
-    if model is None:
-        own = {"weights": weights, "data": data, "data-dir": data_dir} | preprocessing
-        given = [name for name, value in own.items() if value is not None and value is not False]
-        if given:
-            raise click.UsageError(f"--{given[0]} goes with --model; a run knows its own")
+    own = own_options(model, weights, data, run, {"data-dir": data_dir} | preprocessing)
+    if own is None:
         target = find(runs_dir, run, runs.ANN, quiet)
     else:
-        if weights is None or data is None:
-            raise click.UsageError("--model needs --weights FILE and --data SET")
-        if run is not None:
-            raise click.UsageError("give --model for a new run, or --run for one that there is")
         settings = preprocessing_from(preprocessing)
         from snnconv.own_models import bring
 
-        target = bring(model, weights, data, settings, runs_dir, data_dir, split)
+        target = bring(own.factory, own.weights, own.data, settings, runs_dir, data_dir, split)
     from snnconv.formats.summary import summarise
     from snnconv.pipeline import convert_run
 
@@ -166,7 +151,7 @@ def verify(
     from snnconv.pipeline import pick_device, test_sample, verify_run
 
     sample = test_sample(target, data, data_dir, images, workers)
-    parity = verify_run(target, sample, pick_device(device), batch_size, engine, quiet)
+    parity = verify_run(target, sample, pick_device(device, engine), batch_size, engine, quiet)
     failures = parity.failures()
     if as_json:
         print_json({"run": target.name, "dataset": sample.images.name} | parity.to_dict() | {"failures": failures})

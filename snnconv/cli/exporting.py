@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -14,29 +13,30 @@ from snnconv.cli.options import (
     data_dir_option,
     engine_option,
     find,
+    model_option,
+    network_file,
+    network_option,
     output_options,
     print_json,
     run_options,
     say,
     workers_option,
 )
-from snnconv.errors import ParityError
 
 CHECKED = 100
 """Images an exported file is compared on, where no number is given."""
 
-network_option = click.option(
-    "--network",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="A converted network by itself, in place of a run.",
-)
 pass_options = bundle(batch_size_option, workers_option, engine_option)
 
 
 @click.command()
 @click.option("--to", type=click.Choice(["nir", "onnx", "numpy", "spikingjelly"]), help="What to write.")
-@click.option("--output", type=click.Path(path_type=Path), metavar="PATH", help="With --to: the file to write.")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="With --to: the file to write; what belongs beside it takes its name.",
+)
 @click.option(
     "--neuron",
     default="ladder",
@@ -60,6 +60,7 @@ pass_options = bundle(batch_size_option, workers_option, engine_option)
     "potential_bits and threshold_bits.",
 )
 @network_option
+@model_option
 @run_options
 @data_dir_option
 @click.option(
@@ -79,6 +80,7 @@ def export(
     certificate: Path | None,
     core: str | None,
     network: Path | None,
+    model: str | None,
     run: str | None,
     runs_dir: Path,
     data_dir: Path | None,
@@ -96,7 +98,8 @@ def export(
     if (certificate is None) == (to is None):
         raise click.UsageError("give --to with --output, or --certificate")
     if certificate is not None:
-        for given, name in ((output, "--output"), (network, "--network"), (steps, "--steps")):
+        own = ((output, "--output"), (network, "--network"), (model, "--model"), (steps, "--steps"))
+        for given, name in own:
             if given is not None:
                 raise click.UsageError(f"{name} goes with --to")
         if lossy or codes or neuron != "ladder":
@@ -109,19 +112,18 @@ def export(
         raise click.UsageError("--to needs --output, the file to write")
     if core is not None:
         raise click.UsageError("--core goes with --certificate")
-    if network is not None and run is not None:
-        raise click.UsageError("give --run or --network, not both")
+    network = network_file(run, network, model)
     assert to is not None
-    target = None if network is not None else find(runs_dir, run, runs.ANN, quiet)
-    from snnconv.exchange import export_file, export_run
+    target = None if network is not None else find(runs_dir, run, runs.ANN, quiet, instead=runs.NETWORK)
+    from snnconv.exchange import Choices, export_file, export_run
 
     number = CHECKED if images is None else images
-    options: dict[str, Any] = {"neuron": neuron, "steps": steps, "lossy": lossy, "codes": codes}
+    choices = Choices(neuron, steps, lossy, codes)
     if target is None:
         assert network is not None
-        result = export_file(network, to, output, number, **options)
+        result = export_file(network, to, output, number, choices)
     else:
-        result = export_run(target, to, output, number, data_dir, workers, **options)
+        result = export_run(target, to, output, number, data_dir, workers, choices)
     if as_json:
         print_json(result)
         return
@@ -143,11 +145,11 @@ def _certify(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    target = find(runs_dir, run, runs.ANN, quiet)
-    from snnconv.certification import certificate_path, certify, parse_core
+    from snnconv.certification import certificate_path, certify, folder_of, parse_core
     from snnconv.pipeline import test_sample
 
     limits = None if core is None else parse_core(core)
+    target = find(runs_dir, run, runs.ANN, quiet)
     sample = test_sample(target, None, data_dir, images, workers)
     path = certificate_path(path)
     sections = certify(target, sample, path, limits, batch_size, engine, quiet)
@@ -159,7 +161,7 @@ def _certify(
 
     click.echo(render(hardware_table(sections)))
     click.echo(certificate_summary(sections))
-    click.echo(f"wrote {path} and, beside it, {path.with_suffix('')}; `snnconv verify --certificate {path}` checks it")
+    click.echo(f"wrote {path} and, beside it, {folder_of(path)}; `snnconv verify --certificate {path}` checks it")
 
 
 def check_certificate(
@@ -182,10 +184,7 @@ def check_certificate(
     own = None if run is None else runs.find_run(runs_dir, run, runs.ANN)
     from snnconv.certification import check, require
 
-    try:
-        checked = check(path, data_dir, own, batch_size, workers, engine, quiet)
-    except ParityError as error:
-        raise ParityError(f"certificate {path} does not hold: {error}") from error
+    checked = check(path, data_dir, own, batch_size, workers, engine, quiet)
     if as_json:
         print_json({"file": str(path), "differences": checked.differences, "threads": checked.threads})
     elif not checked.differences:

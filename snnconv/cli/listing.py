@@ -9,8 +9,9 @@ import click
 import msgspec
 
 from snnconv import runs
-from snnconv.cli.options import json_option, print_json, run_options, runs_dir_option, say
-from snnconv.config import load_recipe, recipe_names, to_mapping
+from snnconv.cli.options import json_option, model_option, network_file, print_json, run_options, runs_dir_option, say
+from snnconv.config import load_recipe, recipe_names, to_mapping, without_remarks
+from snnconv.errors import FormatError
 
 
 @click.command()
@@ -25,7 +26,7 @@ def recipes(runs_dir: Path, as_json: bool) -> None:
             result
             and not run.shipped
             and run.recipe.name in recipe_names()
-            and run.recipe == load_recipe(run.recipe.name)
+            and without_remarks(run.recipe) == without_remarks(load_recipe(run.recipe.name))
         ):
             measured[run.recipe.name] = 100 * result.test_accuracy
     rows = [to_mapping(load_recipe(name)) | {"measured": measured.get(name)} for name in recipe_names()]
@@ -35,6 +36,37 @@ def recipes(runs_dir: Path, as_json: bool) -> None:
     from snnconv.reporting.tables import recipes_table, render
 
     click.echo(render(recipes_table(rows)))
+
+
+@click.command()
+@json_option
+def models(as_json: bool) -> None:
+    """List the trained networks that come with the package, each file compared with its checksum.
+
+    simulate, sweep, predict, export and info take one with --model NAME.
+    """
+    from snnconv.zoo import Model, model_file
+    from snnconv.zoo import models as shipped_models
+
+    damaged: list[FormatError] = []
+
+    def sound(model: Model) -> bool:
+        try:
+            model_file(model)
+        except FormatError as error:
+            damaged.append(error)
+            return False
+        return True
+
+    rows = [model.to_dict() | {"sound": sound(model)} for model in shipped_models()]
+    if as_json:
+        print_json({"models": rows})
+    else:
+        from snnconv.reporting.tables import models_table, render
+
+        click.echo(render(models_table(rows)))
+    if damaged:
+        raise damaged[0]
 
 
 @click.command("runs")
@@ -59,21 +91,29 @@ def list_runs(runs_dir: Path, as_json: bool) -> None:
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path), required=False)
+@model_option
 @run_options
 @json_option
-def info(file: Path | None, run: str | None, runs_dir: Path, as_json: bool) -> None:
+def info(file: Path | None, model: str | None, run: str | None, runs_dir: Path, as_json: bool) -> None:
     """Describe a run: recipe, environment, training, network, results; or one FILE of snnconv's.
 
-    FILE is a converted network, a trained ANN, a certificate, exported arrays, a result of a run, or a run folder.
+    FILE is a converted network, a trained ANN, a checkpoint, a certificate, exported arrays, a result of a run, or a
+    run folder.
     """
-    if file is not None and run is not None:
-        raise click.UsageError("give a FILE or --run, not both")
+    if file is not None and (run is not None or model is not None):
+        raise click.UsageError(f"give a FILE or --{'run' if model is None else 'model'}, not both")
+    measured: dict[str, Any] = {}
+    if model is not None:
+        from snnconv.zoo import find_model
+
+        file = network_file(run, None, model)
+        measured = {"model": find_model(model).to_dict()}
     if file is not None and file.is_dir():
         run = str(file)
     elif file is not None:
         from snnconv.formats.inspection import inspect
 
-        values = inspect(file)
+        values = measured | inspect(file)
         if as_json:
             print_json(values)
         else:
@@ -112,14 +152,16 @@ def _state(run: runs.Run) -> dict[str, Any]:
         (runs.VERIFICATION, "verified"),
         (runs.NETWORK, "converted"),
         (runs.TRAINING, "trained"),
-        (runs.ANN, "in training"),
+        (runs.HISTORY, "in training"),
+        (runs.QUANTIZATION, "calibrated"),
+        (runs.ANN, "imported"),
     ]
     result = run.training()
     return {
         "name": run.name,
         "recipe": run.recipe.name,
         "state": next((name for file, name in stages if run.has(file)), "empty"),
-        "epochs_done": len(history),
+        "epochs_done": len(history) or (result.epochs if result else 0),
         "epochs": run.recipe.training.epochs,
         "accuracy": result.test_accuracy if result else None,
         "created": run.created,

@@ -8,15 +8,20 @@ import click
 
 from snnconv.cli.conversion import convert, import_checkpoint, verify
 from snnconv.cli.exporting import export
-from snnconv.cli.listing import info, list_runs, recipes
+from snnconv.cli.listing import info, list_runs, models, recipes
 from snnconv.cli.merging import merge
 from snnconv.cli.plotting import plot
 from snnconv.cli.predicting import predict
+from snnconv.cli.quantizing import quantize
 from snnconv.cli.reporting import report
 from snnconv.cli.simulation import demo, simulate
 from snnconv.cli.sweeping import sweep
 from snnconv.cli.training import train
 from snnconv.errors import SnnconvError
+from snnconv.processes import group_of
+
+SHARED = ("train", "simulate", "sweep")
+"""Commands that several processes do together."""
 
 
 class _Commands(click.Group):
@@ -28,6 +33,14 @@ class _Commands(click.Group):
         except SnnconvError as error:
             raise click.ClickException(str(error)) from error
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name not in SHARED and group_of().size > 1:
+            raise click.UsageError(f"torchrun starts {', '.join(SHARED)} only: run `snnconv {name}` without it")
+        return name, command, rest
+
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="snnconv")
@@ -36,15 +49,16 @@ def main() -> None:
 
     \b
     The pipeline:  train -> convert -> verify -> simulate -> plot, report, export, predict
+    Of a float network:  quantize, then convert and the rest
 
-    Every command but train, import and merge works as typed: it takes the newest run that has what it
+    Every command but train, import, quantize and merge works as typed: it takes the newest run that has what it
     needs, or the small trained network that comes with the package.
     """
 
 
 _COMMANDS = (
-    *(train, import_checkpoint, convert, verify, simulate, sweep, plot, report, export, predict, merge, demo),
-    *(recipes, list_runs, info),
+    *(train, import_checkpoint, quantize, convert, verify, simulate, sweep, plot, report, export, predict, merge, demo),
+    *(recipes, models, list_runs, info),
 )
 for _command in _COMMANDS:
     main.add_command(_command)

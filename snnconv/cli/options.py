@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import click
 
 from snnconv import runs
 from snnconv.config import Preprocessing
+from snnconv.processes import open_group
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,6 +28,17 @@ def bundle(*options: Callable[[F], F]) -> Callable[[F], F]:
     return apply
 
 
+def in_group(command: F) -> F:
+    """Give a command its ``group``, the processes that torchrun started it in; all but the first are quiet."""
+
+    @functools.wraps(command)
+    def run(*, quiet: bool, **options: Any) -> None:
+        with open_group() as group:
+            command(group=group, quiet=quiet or not group.first, **options)
+
+    return cast(F, run)
+
+
 runs_dir_option = click.option(
     "--runs-dir", type=click.Path(path_type=Path), default="runs", show_default=True, help="Folder of the run folders."
 )
@@ -33,6 +46,17 @@ figs_dir_option = click.option(
     "--figs-dir", type=click.Path(path_type=Path), default="figs", show_default=True, help="Folder of figures and logs."
 )
 run_option = click.option("--run", metavar="NAME", help="Run to use. [default: the newest that has what is needed]")
+network_option = click.option(
+    "--network",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A converted network by itself, in place of a run.",
+)
+model_option = click.option(
+    "--model",
+    metavar="NAME",
+    help="In place of a run: a trained network that comes with snnconv, see `snnconv models`.",
+)
 data_option = click.option("--data", metavar="SET", help="Data set to measure on. [default: the run's own]")
 data_dir_option = click.option(
     "--data-dir", type=click.Path(path_type=Path), help="Folder of the data sets. [default: $SNNCONV_DATA or ./data]"
@@ -89,15 +113,103 @@ def preprocessing_from(options: dict[str, Any]) -> Preprocessing:
     return Preprocessing(**{name: value for name, value in options.items() if value is not None and value is not False})
 
 
-def find(runs_dir: Path, name: str | None, needs: str, quiet: bool) -> runs.Run:
-    """The run a command means, said on stderr; the shipped one where there is none."""
-    run = runs.find_run(runs_dir, name, needs)
+own_model_options = bundle(
+    click.option(
+        "--model",
+        metavar="MODULE:FACTORY",
+        help="A network of your own: what makes it, importable from here, such as nets.small:make_net.",
+    ),
+    click.option(
+        "--weights",
+        type=click.Path(path_type=Path),
+        help="With --model: its weights, as safetensors or as torch.save(model.state_dict(), FILE).",
+    ),
+    click.option("--data", metavar="SET", help="With --model: the data set it was trained on."),
+)
+
+
+class OwnOptions(NamedTuple):
+    """What these options name."""
+
+    factory: str
+    weights: Path
+    data: str
+
+
+def own_options(
+    model: str | None, weights: Path | None, data: str | None, run: str | None, others: dict[str, Any]
+) -> OwnOptions | None:
+    """The network of the user's own that a command is given, None where it is to take a run.
+
+    Args:
+        model: The option of this name, like those behind it.
+        weights: Likewise.
+        data: Likewise.
+        run: Likewise.
+        others: More options that go with ``--model`` only.
+
+    Raises:
+        UsageError: options that do not go together.
+    """
+    if model is None:
+        given = [
+            name
+            for name, value in ({"weights": weights, "data": data} | others).items()
+            if value is not None and value is not False
+        ]
+        if given:
+            raise click.UsageError(f"--{given[0]} goes with --model; a run knows its own")
+        return None
+    if weights is None or data is None:
+        raise click.UsageError("--model needs --weights FILE and --data SET")
+    if run is not None:
+        raise click.UsageError("give --model for a new run, or --run for one that there is")
+    return OwnOptions(model, weights, data)
+
+
+def find(runs_dir: Path, name: str | None, needs: str, quiet: bool, instead: str | None = None) -> runs.Run:
+    """The run a command means, said on stderr; the shipped one where there is none. See ``runs.find_run``."""
+    run = runs.find_run(runs_dir, name, needs, instead)
     if run is None:
         run = runs.copy_shipped(runs_dir)
         say(f"no run in {runs_dir} has {needs}: using the network that comes with snnconv, copied to {run.path}", quiet)
     elif name is None:
         say(f"using run {run.path}", quiet)
     return run
+
+
+def find_network(runs_dir: Path, name: str | None, model: str | None, quiet: bool) -> runs.Run:
+    """The run whose network a command means, or one made of a network that comes with snnconv.
+
+    Raises:
+        UsageError: both are named.
+    """
+    if model is None:
+        return find(runs_dir, name, runs.ANN, quiet, instead=runs.NETWORK)
+    if name is not None:
+        raise click.UsageError("give --run or --model, not both")
+    from snnconv.zoo import find_model, unpack
+
+    run = unpack(find_model(model), runs_dir)
+    say(f"using model {model}, in {run.path}", quiet)
+    return run
+
+
+def network_file(run: str | None, network: Path | None, model: str | None) -> Path | None:
+    """File of the network that ``--network`` or ``--model`` names; None where a run is meant.
+
+    Raises:
+        UsageError: more than one is named.
+    """
+    options = {"--run": run, "--network": network, "--model": model}
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise click.UsageError(f"give {given[0]} or {given[1]}, not both")
+    if model is None:
+        return network
+    from snnconv.zoo import find_model, model_file
+
+    return model_file(find_model(model))
 
 
 def say(text: str, quiet: bool) -> None:

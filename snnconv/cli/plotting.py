@@ -59,13 +59,13 @@ def _plot_command(name: str, text: str, *options: Callable[[Any], Any]) -> None:
             click.echo("\n".join(str(file) for file in files))
 
 
-_plot_command("sparsity", "Spikes against neurons a configuration, and the firing rate a layer.")
+_plot_command("sparsity", "Spikes against neurons a configuration, beside published ones, and the firing rate a layer.")
 
 
-_plot_command("sops", "Synaptic operations an image over configurations, with the ANN's MACs as a line.")
+_plot_command("sops", "Synaptic operations an image, with the ANN's MACs as a line, and beside published ones.")
 
 
-_plot_command("accuracy", "Accuracy over configurations, clean and under noise, with 95 % intervals.")
+_plot_command("accuracy", "Accuracy, clean and under noise, with 95 % intervals, and published values.")
 
 
 _plot_command(

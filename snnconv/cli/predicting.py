@@ -7,13 +7,25 @@ from pathlib import Path
 import click
 
 from snnconv import runs
-from snnconv.cli.exporting import network_option
-from snnconv.cli.options import engine_option, output_options, print_json, run_options, say
+from snnconv.cli.options import (
+    engine_option,
+    model_option,
+    network_file,
+    network_option,
+    output_options,
+    print_json,
+    run_options,
+    say,
+)
+
+OTHER_COLUMNS = 50
+"""Width of what stands beside the names of the files."""
 
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
 @run_options
+@model_option
 @network_option
 @engine_option
 @output_options
@@ -21,6 +33,7 @@ def predict(
     images: tuple[Path, ...],
     run: str | None,
     runs_dir: Path,
+    model: str | None,
     network: Path | None,
     engine: str,
     as_json: bool,
@@ -31,11 +44,10 @@ def predict(
     An image is resized and cropped as the run's preprocessing says. The margin is the probability of the class less
     that of the second one.
     """
-    if network is not None and run is not None:
-        raise click.UsageError("give --run or --network, not both")
+    network = network_file(run, network, model)
     target = None
     if network is None:
-        target = runs.find_run(runs_dir, run, runs.ANN) or runs.shipped_run()
+        target = runs.find_run(runs_dir, run, runs.ANN, runs.NETWORK) or runs.shipped_run()
         if run is None:
             say(f"using run {target.path}", quiet)
     from snnconv.prediction import predict_file, predict_run
@@ -51,4 +63,5 @@ def predict(
     from snnconv.reporting.certificate import prediction_table
     from snnconv.reporting.tables import render
 
-    click.echo(render(prediction_table(rows)))
+    width = OTHER_COLUMNS + max(len(row["file"]) for row in rows)  # names stay whole
+    click.echo(render(prediction_table(rows), width))

@@ -56,7 +56,8 @@ def report(
     quiet: bool,
 ) -> None:
     """Make one self-contained HTML page (and Markdown) of a run: the newest with results, unless one is named."""
-    from snnconv.reporting.report import gather, newest_with_results, write_report
+    from snnconv.reporting.facts import gather, newest_with_results
+    from snnconv.reporting.report import write_report
 
     target = newest_with_results(runs_dir) if run is None else runs.find_run(runs_dir, run, runs.CONFIG)
     if target is None:
@@ -65,10 +66,14 @@ def report(
     elif run is None:
         say(f"using run {target.path}", quiet)
     facts = gather(target, runs_dir)
-    if images:
+    if images and not target.has(runs.ANN):
+        say(f"run {target.name} came without its ANN: the page has its results alone", quiet)
+    elif images:
         from snnconv.pipeline import observe_run, pick_device
 
-        observed = observe_run(target, images, image, pick_device(device), data_dir, batch_size, engine, workers, quiet)
+        observed = observe_run(
+            target, images, image, pick_device(device, engine), data_dir, batch_size, engine, workers, quiet
+        )
         facts = gather(target, runs_dir, observed)
     folder = figs_dir / f"{target.recipe.network}-{target.recipe.dataset}" / target.name
     files = write_report(facts, folder / "report" if out is None else out)

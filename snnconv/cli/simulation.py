@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
 
-from snnconv import runs
 from snnconv.cli.options import (
     device_option,
     figs_dir_option,
-    find,
+    find_network,
+    in_group,
+    model_option,
     noise_option,
     output_options,
     print_json,
@@ -19,6 +21,7 @@ from snnconv.cli.options import (
     sample_options,
     say,
 )
+from snnconv.processes import Group
 
 
 @click.command()
@@ -45,7 +48,7 @@ from snnconv.cli.options import (
     default="ladder",
     show_default=True,
     metavar="NAME",
-    help="ladder, integrate-then-fire, if, signed-if, st-bif, or negative-spike.",
+    help="ladder, integrate-then-fire, if, signed-if, st-bif, negative-spike, or negative-spike-unclipped.",
 )
 @click.option(
     "--steps", type=int, metavar="T", help="Time steps. [default: enough for exact neurons to settle; ladder: 1]"
@@ -56,11 +59,14 @@ from snnconv.cli.options import (
     metavar="P",
     help="Also answer each image at the first step at which its two likeliest classes are P apart, 0..1.",
 )
+@model_option
 @run_options
 @figs_dir_option
 @sample_options
 @output_options
+@in_group
 def simulate(
+    group: Group,
     noise: tuple[str, ...],
     noise_ratio: float,
     noise_layers: str,
@@ -69,6 +75,7 @@ def simulate(
     neuron: str,
     steps: int | None,
     exit_margin: float | None,
+    model: str | None,
     run: str | None,
     runs_dir: Path,
     figs_dir: Path,
@@ -86,14 +93,14 @@ def simulate(
 
     Noises may be given together, each on layers of its own: --noise deletion:0.1@all --noise threshold:0.05
     """
-    target = find(runs_dir, run, runs.ANN, quiet)
+    target = group.tell(lambda: find_network(runs_dir, run, model, quiet))
     from snnconv.pipeline import pick_device, simulate_run, test_sample
 
-    sample = test_sample(target, data, data_dir, images, workers)
+    sample = group.in_turn(lambda: test_sample(target, data, data_dir, images, workers))
     _, result = simulate_run(
         target,
         sample,
-        pick_device(device),
+        group.place(pick_device(device, engine)),
         figs_dir,
         noise_ratio,
         noise_layers,
@@ -106,16 +113,21 @@ def simulate(
         neuron,
         steps,
         exit_margin,
+        group,
+        partial(say, quiet=quiet),
     )
+    if not group.first:
+        return
     if as_json:
         print_json(result)
         return
+    from snnconv.reporting.labels import LADDER, neuron_of
     from snnconv.reporting.summaries import choices_summary
     from snnconv.reporting.tables import render, simulation_summary, simulation_table
 
     say(choices_summary(result), quiet)
     click.echo(render(simulation_table(result)))
-    if result["steps"] > 1:
+    if neuron_of(result) != LADDER:
         from snnconv.reporting.steps import steps_table, time_summary
 
         click.echo(render(steps_table(result)))

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
 
-from snnconv import runs
-from snnconv.cli.options import find, output_options, print_json, run_options, sample_options, say
+from snnconv.cli.options import (
+    find_network,
+    in_group,
+    model_option,
+    output_options,
+    print_json,
+    run_options,
+    sample_options,
+    say,
+)
+from snnconv.processes import Group
 
 
 @click.command()
@@ -34,10 +44,13 @@ from snnconv.cli.options import find, output_options, print_json, run_options, s
 @click.option(
     "--processes", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes that share the cells."
 )
+@model_option
 @run_options
 @sample_options
 @output_options
+@in_group
 def sweep(
+    group: Group,
     noise: str,
     ratios: str,
     others: tuple[str, ...],
@@ -45,6 +58,7 @@ def sweep(
     seed: int,
     shard: str,
     processes: int,
+    model: str | None,
     run: str | None,
     runs_dir: Path,
     data: str | None,
@@ -62,15 +76,19 @@ def sweep(
     Each trial at each ratio is written to the run folder when it is done: a sweep that was stopped goes on where it
     was, and shards may run one after another or on machines that share the folder.
     """
-    target = find(runs_dir, run, runs.ANN, quiet)
+    target = group.tell(lambda: find_network(runs_dir, run, model, quiet))
     from snnconv.pipeline import pick_device, test_sample
     from snnconv.sweeping import Plan, parse_ratios, parse_shard, parse_swept, sweep_run
 
     name, layers = parse_swept(noise)
     plan = Plan(name, layers, parse_ratios(ratios), trials, seed, others)
     part = parse_shard(shard)
-    sample = test_sample(target, data, data_dir, images, workers)
-    result, left = sweep_run(target, sample, plan, pick_device(device), batch_size, engine, part, processes, quiet)
+    sample = group.in_turn(lambda: test_sample(target, data, data_dir, images, workers))
+    place = group.place(pick_device(device, engine))
+    remark = partial(say, quiet=quiet)
+    result, left = sweep_run(target, sample, plan, place, batch_size, engine, part, processes, quiet, group, remark)
+    if not group.first:
+        return
     if result is None:
         say(f"shard {shard} is done; {left} cells are left to the others, and the last to end shows the sweep", quiet)
     if as_json:

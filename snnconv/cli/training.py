@@ -12,6 +12,7 @@ from snnconv import runs
 from snnconv.cli.options import (
     data_dir_option,
     device_option,
+    in_group,
     output_options,
     print_json,
     run_options,
@@ -20,6 +21,7 @@ from snnconv.cli.options import (
 )
 from snnconv.config import Quantization, Recipe, change_recipe, load_recipe
 from snnconv.errors import ConfigError, RunError, SnnconvError
+from snnconv.processes import Group
 
 
 @click.command()
@@ -44,7 +46,9 @@ from snnconv.errors import ConfigError, RunError, SnnconvError
     "torchvision's names.",
 )
 @click.option("--teacher", metavar="RUN", help="Run whose network the recipe's distillation learns from.")
+@in_group
 def train(
+    group: Group,
     recipe: str | None,
     resume: bool,
     run: str | None,
@@ -73,44 +77,53 @@ def train(
     if not resume and run is not None:
         raise click.UsageError("--run goes with --resume; a new run is named after its recipe")
     from snnconv.ann.models.pretrained import load_start
-    from snnconv.ann.training import network_for, open_teacher
+    from snnconv.ann.training import check_shares, network_for, open_teacher
     from snnconv.ann.training import train as fit
-    from snnconv.data.images import class_count, load_images
+    from snnconv.data.images import Split, class_count, load_images
+    from snnconv.own_models import quantized_network
     from snnconv.pipeline import pick_device
 
-    place = pick_device(device)
-    target = None if recipe is not None else _unfinished(runs_dir, run)
+    place = group.place(pick_device(device))
+    target = None if recipe is not None else group.tell(lambda: _unfinished(runs_dir, run))
     plan = target.recipe if target else _changed(str(recipe), k, bound, epochs, batch_size, learning_rate, precision)
     if target is None and plan.classes is None:
         plan = change_recipe(plan, {"classes": class_count(plan.dataset, data_dir)})
-    model = network_for(plan)
     weights = None if start is None else _weights(runs_dir, start)
-    if weights is not None:
-        load_start(model, weights)
+    network = None if target is None else quantized_network(target)
+    if network is None:
+        model = network_for(plan)
+        if weights is not None:
+            load_start(model, weights)
     taught_by = None if teacher is None else runs.find_run(runs_dir, teacher, runs.ANN)
     if target is None:
         open_teacher(plan, taught_by, place)
-    training, test = (
-        load_images(plan.dataset, split, data_dir, preprocessing=plan.preprocessing, workers=workers)
-        for split in ("train", "test")
+    splits: tuple[Split, Split] = ("train", "test")
+    training, test = group.in_turn(
+        lambda: [
+            load_images(plan.dataset, split, data_dir, preprocessing=plan.preprocessing, workers=workers)
+            for split in splits
+        ]
     )
     if plan.training.validation >= len(training):
         raise ConfigError(
             f"{plan.dataset} has {len(training)} training images; {plan.training.validation} cannot be held out"
         )
+    check_shares(plan, len(training), group)
     if target is None:
-        target = runs.create_run(runs_dir, plan, seed or 0, weights, taught_by)
+        target = group.tell(lambda: runs.create_run(runs_dir, plan, seed or 0, weights, taught_by))
     say(f"training {target.path} on {place}", quiet)
     try:
-        result = fit(target, training, test, place, quiet=quiet)
+        result = fit(target, training, test, place, quiet=quiet, network=network, group=group)
     except KeyboardInterrupt as error:
         raise click.ClickException(
             f"stopped; `snnconv train --resume --run {target.name}` goes on after the last whole epoch"
         ) from error
     except SnnconvError:
-        if not resume:
+        if not resume and group.first:
             target.discard_if_empty()
         raise
+    if not group.first:
+        return
     if as_json:
         print_json({"run": target.name} | _plain(result))
     else:

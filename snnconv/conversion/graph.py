@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from snnconv.ann.brevitas import is_of_brevitas
 from snnconv.ann.layers import ChannelPermutation, Shortcut
 from snnconv.errors import ConversionError
 from snnconv.grids import Grid
@@ -70,6 +71,7 @@ def trace(model: nn.Module, example_input: Tensor) -> fx.GraphModule:
         ConversionError: its forward cannot be traced, does not take the example, or hides what it does in hooks or
             in changes in place.
     """
+    _refuse_brevitas(model)
     with evaluation_mode(model), torch.no_grad():
         try:
             graph = _Tracer().trace(model)
@@ -126,9 +128,24 @@ def fingerprint(traced: fx.GraphModule) -> str:
         lines.append(f"{node.op} {node.name} {target} {node.args} {node.kwargs}")
         if node.op == "call_module":
             module = traced.get_submodule(str(node.target))
-            lines.append(f"{module!r} {getattr(module, 'grid', None)!r}")
+            lines.append(f"{module!r} {_grid_text(module)}")
     lines += [f"{name} {list(tensor.shape)}" for name, tensor in traced.state_dict().items()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _grid_text(module: nn.Module) -> str:
+    """A module's grid; of one that has tensors, such as a learned step, the number of levels only."""
+    grid = getattr(module, "grid", None)
+    return f"L={grid.levels}" if isinstance(grid, Grid) and module.state_dict() else repr(grid)
+
+
+def _refuse_brevitas(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        if is_of_brevitas(module):
+            raise ConversionError(
+                f"layer {path} ({type(module).__name__}) is one of Brevitas: snnconv.from_brevitas(model) makes a copy "
+                "of torch's layers with the same integers, which converts"
+            )
 
 
 def _refuse_hooks(traced: fx.GraphModule) -> None:

@@ -54,6 +54,7 @@ class Observation:
         chosen: Number of the image whose spikes are listed.
         label: Its class.
         prediction: The class that the spiking network takes it for.
+        pixels: The chosen image, 0..255 (channels, height, width).
         confusion: Images by class (rows) and prediction (columns).
         layers: One entry a layer that fires.
     """
@@ -62,6 +63,7 @@ class Observation:
     chosen: int
     label: int = -1
     prediction: int = -1
+    pixels: list[list[list[int]]] = field(default_factory=list)
     confusion: list[list[int]] = field(default_factory=list)
     layers: list[LayerObservation] = field(default_factory=list)
 
@@ -114,6 +116,7 @@ def observe(
         confusion.index_put_((batch.labels, predicted), torch.tensor(1), accumulate=True)
         if 0 <= chosen - first < len(predicted):
             seen.label, seen.prediction = int(batch.labels[chosen - first]), int(predicted[chosen - first])
+            seen.pixels = batch.pixels[chosen - first].tolist()
         first += len(predicted)
     seen.confusion = confusion.tolist()
     seen.layers = [tally.row(first) for tally in layers.values()]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from snnconv.ann.weights import set_plain_weight
+from snnconv.ann.weights import WeightQuantizer, set_plain_weight
 from snnconv.errors import ConversionError
 from snnconv.grids import Grid
 
@@ -93,9 +93,15 @@ class Recorder:
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:
-    """Copy of a network whose quantized weights are plain ones, of the values they have now."""
+    """Copy of a network whose quantized weights are plain ones, of the values they have now.
+
+    Weights that are exact in float64 only are of this type.
+    """
     frozen = copy.deepcopy(model)
     for module in frozen.modules():
         if parametrize.is_parametrized(module, "weight"):
+            chain = cast(parametrize.ParametrizationList, cast(nn.ModuleDict, module.parametrizations)["weight"])
+            if isinstance(chain[0], WeightQuantizer) and chain[0].wide:
+                chain.double()
             set_plain_weight(module, cast(Tensor, module.weight).detach().clone())
     return frozen

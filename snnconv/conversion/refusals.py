@@ -42,9 +42,10 @@ def refuse_float_activations(traced: fx.GraphModule) -> None:
     more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
     seen = f"its activations are float ({', '.join(found[:NAMED])}{more})" if found else "it has no activations at all"
     raise ConversionError(
-        f"the network has no activation quantizer: {seen}, and a float is no count of spikes; train its twin with "
-        "quantized activations (quantization k1B2, or `snnconv train RECIPE --k 1 --B 2`), or put a KBQuantizer in "
-        "each one's place in a model of your own"
+        f"the network has no activation quantizer: {seen}, and a float is no count of spikes; calibrate codes "
+        "for it (`snnconv quantize`, snnconv.quantize in Python), train its twin with quantized activations "
+        "(quantization k1B2, or `snnconv train RECIPE --k 1 --B 2`), or put a KBQuantizer in each one's place in a "
+        "model of your own"
     )
 
 

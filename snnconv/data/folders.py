@@ -18,6 +18,7 @@ from snnconv.config import Augmentation, Preprocessing
 from snnconv.data.decoding import central_image, drawn_image, draws_of
 from snnconv.data.sets import Batch, ImageSet
 from snnconv.errors import ConfigError, DataError
+from snnconv.processes import ALONE, Group
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 MOST_WORKERS = 16
@@ -85,24 +86,36 @@ class ImageFolder(ImageSet):
         part = {"files": self.files[rows.numpy()], "labels": self.labels[rows], "indices": self.indices[rows]}
         return replace(self, split=split or self.split, **part)
 
+    def paths(self) -> Iterator[Path]:
+        """The files, in order."""
+        return (self.root / os.fsdecode(name) for name in self.files)
+
     def batches(self, size: int) -> Iterator[Batch]:
-        yield from self._read(_Reader(self), np.arange(len(self)), size, -(-len(self) // size))
+        rows = np.arange(len(self))
+        yield from self._read(_Reader(self), [rows[first : first + size] for first in range(0, len(self), size)])
 
     def shuffled(
-        self, seed: int, epoch: int, size: int, settings: Augmentation, device: torch.device
+        self,
+        seed: int,
+        epoch: int,
+        size: int,
+        settings: Augmentation,
+        device: torch.device,
+        group: Group = ALONE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed((seed << 20) + epoch))
         reader, pin = _Reader(self, settings, seed, epoch), device.type == "cuda"
-        for batch in self._read(reader, order.numpy(), size, self.steps(size), pin):
+        batches = [group.part(order[step * size : (step + 1) * size]) for step in range(self.steps(size))]
+        for batch in self._read(reader, [rows.numpy() for rows in batches], pin):
             yield batch.pixels.to(device, non_blocking=True), batch.labels.to(device, non_blocking=True)
 
-    def _read(self, reader: _Reader, order: Rows, size: int, number: int, pin: bool = False) -> Iterator[Batch]:
-        """So many batches of the rows in order, read ahead by the workers."""
+    def _read(self, reader: _Reader, batches: list[Rows], pin: bool = False) -> Iterator[Batch]:
+        """Batches of rows, read ahead by the workers."""
         loader: DataLoader[Batch | str] = DataLoader(
             reader,
             batch_size=None,
-            sampler=[order[step * size : (step + 1) * size] for step in range(number)],
-            num_workers=min(self.workers, number),
+            sampler=batches,
+            num_workers=min(self.workers, len(batches)),
             collate_fn=_as_it_is,
             pin_memory=pin,
             generator=torch.Generator(),  # torch's own is left as it was

@@ -22,6 +22,7 @@ from snnconv.data.folders import FOLDERS, class_names, open_folder
 from snnconv.data.idx import read_idx_pair
 from snnconv.data.sets import Batch, ImageSet
 from snnconv.errors import ConfigError, DataError
+from snnconv.processes import ALONE, Group
 
 Split = Literal["train", "test"]
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -81,14 +82,21 @@ class Images(ImageSet):
             yield Batch(self.pixels[which], self.labels[which], self.indices[which])
 
     def shuffled(
-        self, seed: int, epoch: int, size: int, settings: Augmentation, device: torch.device
+        self,
+        seed: int,
+        epoch: int,
+        size: int,
+        settings: Augmentation,
+        device: torch.device,
+        group: Group = ALONE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         pixels, labels = self.pixels.to(device), self.labels.to(device)
         draws = torch.Generator(device).manual_seed((seed << 20) + epoch)
         order = torch.randperm(len(self), generator=draws, device=device)
         for step in range(self.steps(size)):
             rows = order[step * size : (step + 1) * size]
-            yield augment(pixels[rows], settings, draws), labels[rows]
+            changed = augment(pixels[rows], settings, draws)  # all of them: the draws are those of the whole batch
+            yield group.part(changed), labels[group.part(rows)]
 
 
 @dataclass(frozen=True)

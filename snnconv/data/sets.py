@@ -11,6 +11,7 @@ from torch import Tensor
 
 from snnconv.config import Augmentation
 from snnconv.errors import ConfigError
+from snnconv.processes import ALONE, Group
 
 
 class Batch(NamedTuple):
@@ -57,11 +58,18 @@ class ImageSet(ABC):
 
     @abstractmethod
     def shuffled(
-        self, seed: int, epoch: int, size: int, settings: Augmentation, device: torch.device
+        self,
+        seed: int,
+        epoch: int,
+        size: int,
+        settings: Augmentation,
+        device: torch.device,
+        group: Group = ALONE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """``steps(size)`` batches to train on: pixels (n, C, H, W), changed as ``settings`` say, and labels.
 
-        Order and changes are functions of (seed, epoch), so that a resumed training sees the same.
+        Order and changes are functions of (seed, epoch), so that a resumed training sees the same. Of each batch a
+        process of several gets its share; the shares put together are the batch that one process gets.
         """
 
     def steps(self, size: int) -> int:

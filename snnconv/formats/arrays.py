@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnconv.config import to_mapping
+from snnconv.errors import FormatError
 from snnconv.runs import write_text, write_whole
 from snnconv.snn.footprint import Footprint, Range, footprints
 from snnconv.snn.layers import (
@@ -40,16 +43,19 @@ VERSION = 1
 
 Array = NDArray[Any]
 
+TITLE = "A spiking network of "
+"""How a description begins."""
+
 RULES = """\
 How to compute it
 -----------------
 Every wire between layers carries whole numbers, the counts. For one image, layer after layer:
 
-  spiking layer     U_b = weighted sum of the counts on wire b (weights <layer>.<b>.weight, padding counts as 0)
+  spiking layer     U_b = weighted sum of the counts on wire b (weights <layer>.<b>.weight)
                     Z   = sum over b of multipliers[b, c] * U_b + constant[c]           (c: the output channel)
                     count = (number of rows i with Z >= thresholds[i, c]) - negative
-  sum-pool          sum of the counts of each window          max-pool   largest count of each window
-  shortcut          every stride-th row and column, then channels of zeros
+  sum-pool          sum of the counts of each window          max-pool   largest count of each window, border left out
+  shortcut          every stride-th row and column, then channels of zeros; of several lines behind each
   flatten, reshape  channels first, then rows, then columns   zero-pad   a border of zeros
   concat            channels side by side; of wires with several lines first those of all first lines
   encoder (float64) its stages in order on the image: affine: scale[c] * U / divisor + offset[c]; clip to low..high;
@@ -57,8 +63,18 @@ Every wire between layers carries whole numbers, the counts. For one image, laye
                     a boundary counting as reached at z >= b where it is closed and at z > b where it is open
   readout (float64) logit = sum over b of scale[c] * U_b / divisor + offset[c]; the class is the largest logit
 
-Convolution kernels are (out, in / groups, height, width), padding is (left, right, top, bottom), pairs are
-(vertical, horizontal). Ranges are proven: they hold for every image, and for every partial sum in any order.
+Weighted sums of x by w; s is the stride, d the dilation, padding counts as 0:
+
+  conv2d            y[o, i, j] = sum of w[o, c, r, q] x[first + c, s i + d r - top, s j + d q - left]
+  conv-transpose2d  y[o, s i + d r - top, s j + d q - left] = sum of w[o, c, r, q] x[first + c, i, j]
+                    first = g * (channels of w), g the group of o: outputs in `groups` equal parts, one after the other.
+                    Where `channels` are listed, x is read in that order: x[channels[first + c], ...]
+  linear            y[o] = sum of w[o, c] x[c]
+  identity          y[c] = w[c, 0] x[c]
+  lines             y[c] = sum of w[c, k] x[k * (channels of y) + c]
+
+Padding is (left, right, top, bottom), pairs are (vertical, horizontal). Ranges are proven: they hold for every image,
+and for every partial sum in any order; a potential starts at its constant.
 """
 
 
@@ -105,11 +121,29 @@ def write_arrays(network: SpikingNetwork, path: Path) -> list[Path]:
     Raises:
         RunError: the folder cannot be written.
     """
-    path = path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
     contents, text = to_bytes(arrays_of(network)), path.with_suffix(".txt")
     write_whole(path, lambda temporary: temporary.write_bytes(contents))
     write_text(text, describe(network, path.name))
     return [path, text]
+
+
+def read_arrays(path: Path) -> dict[str, Array]:
+    """The arrays of a written file by name, with the header.
+
+    Raises:
+        FormatError: missing, damaged, or no file of this format.
+    """
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        header = json.loads(str(arrays["header"]))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
+        raise FormatError(f"{path} is damaged, or holds no arrays of snnconv: {error}") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise FormatError(f"{path} holds no arrays of snnconv; `snnconv export --to numpy` writes them")
+    if header.get("version") != VERSION:
+        raise FormatError(f"{path} has format version {header.get('version')}; this release reads version {VERSION}")
+    return arrays
 
 
 def describe(network: SpikingNetwork, file: str = "network.npz") -> str:
@@ -117,7 +151,7 @@ def describe(network: SpikingNetwork, file: str = "network.npz") -> str:
     settings = network.header.preprocessing
     shape = _by(network.header.shape)
     lines = [
-        f"A spiking network of {len(network.layers)} layers; its arrays are in {file}",
+        f"{TITLE}{len(network.layers)} layers; its arrays are in {file}",
         "",
         f"input     {shape} numbers an image" + ("" if settings is None else f", prepared by {_words(settings)}"),
         f"output    {network.classes} logits of layer {next(reversed(network.nodes))}",

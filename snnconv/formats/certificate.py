@@ -54,7 +54,7 @@ def read_certificate(path: Path) -> dict[str, Any]:
     if list(values) != ["format", "version", *SECTIONS, "seals"] or not isinstance(values["seals"], dict):
         raise CertificateError(f"{path} was changed: it does not have the sections {', '.join(SECTIONS)} and seals")
     for section in SECTIONS:
-        if values["seals"].get(section) != seal(values[section]):
+        if not isinstance(values[section], dict) or values["seals"].get(section) != seal(values[section]):
             raise CertificateError(f"{path} was changed: section {section} is not what was sealed")
     sections = {section: values[section] for section in SECTIONS}
     if text != _layout(sections):
@@ -91,14 +91,20 @@ def describe_files(folder: Path, names: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def changed_files(folder: Path, files: Mapping[str, Any]) -> list[str]:
-    """One phrase for each file that is missing or not the one that was certified."""
-    found = []
-    for what, entry in files.items():
-        path = folder / entry["file"]
+def changed_files(folder: Path, names: Mapping[str, str], certified: Mapping[str, Any]) -> list[str]:
+    """One phrase for each file that is missing or not the one that was certified.
+
+    Args:
+        folder: Where they are.
+        names: Of the files that a certificate speaks of, by what they are.
+        certified: ``describe_files`` of then.
+    """
+    found = [f"files.{what} is no file of a certificate" for what in certified if what not in names]
+    for what, name in names.items():
+        path = folder / name
         if not path.is_file():
             found.append(f"{path} (the {what}) is missing")
-        elif file_hash(path) != entry["sha256"]:
+        elif describe_files(folder, {what: name}).get(what) != certified.get(what):
             found.append(f"{path} (the {what}) is not the file that was certified: its SHA-256 differs")
     return found
 

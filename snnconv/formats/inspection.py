@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 
 from snnconv.errors import FormatError
@@ -14,6 +15,7 @@ from snnconv.formats import arrays, certificate, native
 from snnconv.formats.summary import summarise
 
 TRAINED = {"snnconv-ann": "trained ANN", "snnconv-merged": "ANN with merged pairs of binary layers"}
+EXPORTED = {"snnconv-spikingjelly": "weights of a module for SpikingJelly"}
 RESULTS: dict[str, frozenset[str]] = {
     "configuration of a run": frozenset({"recipe", "seed", "created"}),
     "environment of a run": frozenset({"python", "packages"}),
@@ -21,25 +23,35 @@ RESULTS: dict[str, frozenset[str]] = {
     "verification result": frozenset({"predictions_equal", "failures", "layers"}),
     "simulation result": frozenset({"spikes_per_image", "sops_per_image", "layers"}),
     "sweep result": frozenset({"noise", "points", "trials"}),
+    "cell of a sweep": frozenset({"key", "ratio", "trial", "correct"}),
+    "conditions of a sweep": frozenset({"draws", "network", "pixels", "noise"}),
 }
 """What sets the JSON files of a run folder apart: the keys that each has."""
+EPOCH = frozenset({"loss", "validation_accuracy"})
+"""Keys of an entry of a training's history."""
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """Kind and contents of a network, a trained ANN, a certificate, exported arrays or a result.
+    """Kind and contents of a network, a trained ANN, a checkpoint, a certificate, exported arrays or a result.
 
     Raises:
         FormatError: missing, damaged, or no file of snnconv.
     """
     if not path.is_file():
         raise FormatError(f"{path} is not there, or no file")
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(16)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(len(arrays.TITLE))
+    except OSError as error:
+        raise FormatError(f"{path} cannot be read: {error.strerror}") from error
     if start[8:9] == b"{" and path.suffix != ".json":
         kind, contents = _safetensors(path)
-    elif start[:2] == b"PK" and path.suffix == ".npz":
-        kind, contents = "network as NumPy arrays", _arrays(path)
+    elif start[:2] == b"PK":
+        kind, contents = _arrays(path) if path.suffix == ".npz" else _checkpoint(path)
+    elif start == arrays.TITLE.encode():
+        text = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        kind, contents = "description of exported arrays", {"lines": len(text), "begins": text[0]}
     elif start.lstrip()[:1] in (b"{", b"["):
         kind, contents = _json(path)
     else:
@@ -60,28 +72,38 @@ def _safetensors(path: Path) -> tuple[str, dict[str, Any]]:
         network = native.load(path)
         about = {key: value for key, value in network.header.about.items() if key != "recipe"}
         return "converted network", {"about": about} | summarise(network)
+    rows = [{"name": name, "shape": "x".join(map(str, shape)) or "1"} for name, shape in shapes.items()]
+    contents = {"values": sum(math.prod(shape) for shape in shapes.values()), "tensors": rows}
     if form in TRAINED:
-        parameters = sum(int(np.prod(shape)) for shape in shapes.values())
-        contents = {"recipe": header.get("recipe"), "values": parameters}
-        rows = [{"name": name, "shape": "x".join(map(str, shape)) or "1"} for name, shape in shapes.items()]
-        return TRAINED[form], contents | {"tensors": rows}
+        return TRAINED[form], {"recipe": header.get("recipe")} | contents
+    if form in EXPORTED:
+        return EXPORTED[form], {"neuron": header.get("neuron")} | contents
     raise _foreign(path)
 
 
-def _arrays(path: Path) -> dict[str, Any]:
+def _arrays(path: Path) -> tuple[str, dict[str, Any]]:
+    contents = arrays.read_arrays(path)
+    header = json.loads(str(contents.pop("header")))
+    rows = [
+        {"name": name, "shape": "x".join(map(str, own.shape)), "type": str(own.dtype)} for name, own in contents.items()
+    ]
+    about = {key: header.get(key) for key in ("input_shape", "preprocessing")}
+    return "network as NumPy arrays", about | {"arrays": rows}
+
+
+def _checkpoint(path: Path) -> tuple[str, dict[str, Any]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            header = json.loads(str(file["header"]))
-            names = [name for name in file.files if name != "header"]
-            rows = [
-                {"name": name, "shape": "x".join(map(str, file[name].shape)), "type": str(file[name].dtype)}
-                for name in names
-            ]
-    except (OSError, ValueError, KeyError) as error:
-        raise FormatError(f"{path} is damaged, or no file of snnconv: {error}") from error
-    if not isinstance(header, dict) or header.get("format") != arrays.FORMAT:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds; each means the same to the user
+        raise FormatError(f"{path} is damaged, or no file of snnconv ({type(error).__name__})") from error
+    if not isinstance(contents, dict) or not {"model", "optimiser", "history"} <= set(contents):
         raise _foreign(path)
-    return {"input_shape": header["input_shape"], "preprocessing": header["preprocessing"], "arrays": rows}
+    history, values = contents["history"], sum(own.numel() for own in contents["model"].values())
+    return "checkpoint of a training", {
+        "values": values,
+        "epochs": len(history),
+        "last": history[-1] if history else None,
+    }
 
 
 def _json(path: Path) -> tuple[str, dict[str, Any]]:
@@ -89,7 +111,7 @@ def _json(path: Path) -> tuple[str, dict[str, Any]]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise FormatError(f"{path} is damaged: {error}") from error
-    if isinstance(values, list) and all(isinstance(row, dict) and "epoch" in row for row in values):
+    if isinstance(values, list) and all(isinstance(row, dict) and set(row) >= EPOCH for row in values):
         return "history of a training", {"epochs": len(values), "last": values[-1] if values else None}
     if isinstance(values, dict) and values.get("format") == certificate.FORMAT:
         return "certificate", certificate.read_certificate(path)
@@ -102,6 +124,6 @@ def _json(path: Path) -> tuple[str, dict[str, Any]]:
 
 def _foreign(path: Path) -> FormatError:
     return FormatError(
-        f"{path} is no file of snnconv: info describes networks and trained ANNs (.safetensors), certificates, results "
-        "of runs (.json) and exported arrays (.npz)"
+        f"{path} is no file of snnconv: info describes networks and trained ANNs (.safetensors), checkpoints (.pt), "
+        "certificates and results of runs (.json), exported arrays (.npz) and their descriptions (.txt)"
     )

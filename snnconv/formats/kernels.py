@@ -8,24 +8,54 @@ import torch
 from torch import Tensor
 
 from snnconv.errors import ExportError
-from snnconv.snn.layers import Concat, ZeroChannelShortcut
-from snnconv.snn.synapses import Conv2dSynapse, IdentitySynapse, LinearSynapse, LinesSynapse, Padding, Synapse
+from snnconv.snn.layers import Concat, Encoder, Readout, SpikingLayer, ZeroChannelShortcut
+from snnconv.snn.network import SpikingNetwork
+from snnconv.snn.synapses import (
+    Conv2dSynapse,
+    ConvTranspose2dSynapse,
+    GroupedSynapse,
+    IdentitySynapse,
+    LinearSynapse,
+    LinesSynapse,
+    Padding,
+    Synapse,
+    synapse_kind,
+)
 
-KNOWN = (Conv2dSynapse, LinearSynapse, IdentitySynapse, LinesSynapse)
+KNOWN = (Conv2dSynapse, ConvTranspose2dSynapse, LinearSynapse, IdentitySynapse, LinesSynapse)
 
 
-def require_known(synapse: Synapse, name: str, tool: str) -> None:
-    """Refuse synapses that the exporters do not know.
+def require_known(network: SpikingNetwork, tool: str, kinds: tuple[type[Synapse], ...] = KNOWN) -> None:
+    """Refuse networks with synapses that an exporter does not know.
 
     Raises:
-        ExportError: it is one.
+        ExportError: there is one.
     """
-    if type(synapse) not in KNOWN:
-        kinds = ", ".join(kind.__name__ for kind in KNOWN)
+    for name, layer in network.layers.items():
+        for branch in layer.branches if isinstance(layer, Encoder | SpikingLayer | Readout) else ():
+            if type(branch.synapse) not in kinds:
+                raise ExportError(
+                    f"layer {name} has a synapse of kind {synapse_kind(branch.synapse)}, which cannot be written for "
+                    f"{tool}: `snnconv export --to numpy` and `--certificate` take every network"
+                )
+
+
+def wire_levels(network: SpikingNetwork, wire: str) -> int:
+    """L of the units whose spikes a wire carries.
+
+    Raises:
+        ExportError: they differ.
+    """
+    layer = network.layers[wire]
+    if isinstance(layer, Encoder | SpikingLayer):
+        return layer.grid.levels
+    levels = {wire_levels(network, source) for source in network.nodes[wire].inputs}
+    if len(levels) > 1:
         raise ExportError(
-            f"layer {name} has a {type(synapse).__name__}, which cannot be written for {tool}: {kinds} can; "
-            "`snnconv export --certificate` and snnconv's own file take every network"
+            f"layer {wire} joins units of {' and '.join(map(str, sorted(levels)))} levels, where a rate means nothing: "
+            "take --neuron ladder"
         )
+    return max(levels)
 
 
 def dense_kernel(synapse: Synapse, channels: int) -> Tensor:
@@ -35,14 +65,14 @@ def dense_kernel(synapse: Synapse, channels: int) -> Tensor:
     a kernel of their own get one of a single pixel.
 
     Args:
-        synapse: Of a wire with rows and columns.
+        synapse: Of a wire with rows and columns; the kernel of a transposed convolution is laid out alike.
         channels: Channels of the wire.
     """
     weight = synapse.weight.double()
     if isinstance(synapse, IdentitySynapse | LinesSynapse):
         lines = [torch.diag(column) for column in weight.T]
         return torch.cat(lines, 1)[:, :, None, None]
-    assert isinstance(synapse, Conv2dSynapse)
+    assert isinstance(synapse, GroupedSynapse)
     out, per_group, *size = weight.shape
     kernel = torch.zeros(out, channels, *size, dtype=torch.float64)
     read = synapse.channels or tuple(range(channels))
@@ -51,6 +81,11 @@ def dense_kernel(synapse: Synapse, channels: int) -> Tensor:
         for place in range(per_group):
             kernel[row, read[first + place]] += weight[row, place]
     return kernel
+
+
+def by_inputs(weight: Tensor, groups: int) -> Tensor:
+    """A transposed convolution's kernel (C_out, C_in / groups, ...) as torch and ONNX have it, inputs first."""
+    return weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
 
 
 def matrix(synapse: Synapse) -> Tensor:
@@ -65,6 +100,14 @@ def shortcut_kernel(layer: ZeroChannelShortcut, channels: int) -> Tensor:
     with torch.no_grad():
         sent: Tensor = layer(torch.eye(channels, dtype=torch.float64)[:, :, None, None])
     return sent.transpose(0, 1).contiguous()
+
+
+def concat_matrix(layer: Concat, channels: Sequence[int], place: int) -> Tensor:
+    """Ones and zeros (sum of channels, channels[place]): where a concatenation puts the channels of one wire."""
+    ones = torch.eye(channels[place], dtype=torch.float64)
+    wires = [ones if i == place else torch.zeros(len(ones), count).double() for i, count in enumerate(channels)]
+    sent: Tensor = layer(*wires)
+    return sent.T.contiguous()
 
 
 def concat_order(layer: Concat, channels: Sequence[int]) -> list[int] | None:

@@ -161,7 +161,8 @@ def load(path: Path) -> SpikingNetwork:
         if kind.format != FORMAT:
             raise FormatError(f"{path} is not a converted network of snnconv; `snnconv convert` writes one")
         if kind.version != VERSION:
-            raise FormatError(f"{path} has format version {kind.version}; this release reads version {VERSION}")
+            remedy = ": it was written by a newer one, install that" if kind.version > VERSION else ""
+            raise FormatError(f"{path} has format version {kind.version}; this release reads version {VERSION}{remedy}")
     except msgspec.DecodeError as error:
         raise FormatError(f"{path} is damaged: {error}") from error
     try:
@@ -239,7 +240,7 @@ def _describe_branch(name: str, branch: Branch, tensors: dict[str, Tensor]) -> _
     packing: Packing = "float"
     if synapse.integer:
         own = next(name for name, dtypes in DTYPES.items() if name != "ternary" and weight.dtype in dtypes)
-        packing = "ternary" if weight.dtype == torch.int8 and bool((weight.abs() <= 1).all()) else own
+        packing = "ternary" if weight.dtype == torch.int8 and bool(((weight >= -1) & (weight <= 1)).all()) else own
     tensors[f"{name}.weight"] = pack_ternary(weight) if packing == "ternary" else weight.contiguous()
     tensors[f"{name}.scale"] = branch.scale.cpu()
     tensors[f"{name}.offset"] = branch.offset.cpu()

@@ -11,6 +11,7 @@ NIR's integrate-and-fire node resets to a fixed potential and fires strictly abo
   where that is asked for, together with what it changes.
 
 Groups become blocks of a full kernel and uneven padding a larger kernel with zeros, as nir infers shapes from neither.
+Concatenations are sums of wires that are put to their places among channels of zeros.
 
 Ref: Pedersen et al. 2024, "Neuromorphic intermediate representation", Nat. Commun. 15:8122.
 """
@@ -30,14 +31,33 @@ from torch import Tensor, nn
 
 from snnconv.config import to_mapping
 from snnconv.errors import ExportError
-from snnconv.formats.kernels import dense_kernel, even_padding, matrix, require_known, shortcut_kernel
+from snnconv.formats.kernels import (
+    concat_matrix,
+    dense_kernel,
+    even_padding,
+    matrix,
+    require_known,
+    shortcut_kernel,
+    wire_levels,
+)
 from snnconv.grids import Grid
 from snnconv.runs import write_whole
-from snnconv.snn.layers import Branch, Encoder, Flatten, Readout, Reshape, SpikingLayer, SumPool2d, ZeroChannelShortcut
+from snnconv.snn.layers import (
+    Branch,
+    Concat,
+    Encoder,
+    Flatten,
+    Readout,
+    Reshape,
+    SpikingLayer,
+    SumPool2d,
+    ZeroChannelShortcut,
+    ZeroPad2d,
+)
 from snnconv.snn.network import INPUT, SpikingNetwork
 from snnconv.snn.neurons.rates import rate_parameters
 from snnconv.snn.neurons.registry import find_neuron
-from snnconv.snn.synapses import Conv2dSynapse, Synapse
+from snnconv.snn.synapses import Conv2dSynapse, IdentitySynapse, LinearSynapse, LinesSynapse, Synapse
 from snnconv.snn.thresholds import value_thresholds
 
 REASONS = {
@@ -127,9 +147,11 @@ class _Builder:
 
     def __init__(self, network: SpikingNetwork, rate: bool) -> None:
         self.nir, self.network, self.rate = _nir(), network, rate
+        require_known(network, "NIR", (Conv2dSynapse, LinearSynapse, IdentitySynapse, LinesSynapse))
         self.nodes: dict[str, Any] = {}
         self.edges: list[tuple[str, str]] = []
         self.spiking: dict[str, list[str]] = {}
+        self.changes: list[str] = _changes(network) if rate else []
         self.wires: dict[str, list[str]] = {
             INPUT: [self._add(INPUT, self.nir.Input(input_type=np.array(network.header.shape)), [])]
         }
@@ -148,16 +170,7 @@ class _Builder:
             "preprocessing": json.dumps(None if settings is None else to_mapping(settings)),
         }
         graph = self.nir.NIRGraph(self.nodes, self.edges, metadata=about)
-        return Written(graph, self.spiking, self._changes() if self.rate else [])
-
-    def _changes(self) -> list[str]:
-        starts = sorted({rate_parameters(unit.grid)[1] for _, unit in self.network.units()})
-        where = ", ".join(f"{start:g}" for start in starts)
-        return [
-            "soft reset became a hard reset to 0: what a potential exceeds its threshold by is lost with each spike",
-            f"potentials start at 0 and not at {where}: NIR has no initial potential, so counts are rounded down",
-            "a spike needs v > threshold in place of v >= threshold",
-        ]
+        return Written(graph, self.spiking, self.changes)
 
     def _layer(self, name: str, layer: nn.Module) -> list[str]:
         wires = self.network.nodes[name].inputs
@@ -166,8 +179,6 @@ class _Builder:
             case Encoder():
                 return self._encoder(name, layer)
             case SpikingLayer():
-                for branch in layer.branches:
-                    require_known(branch.synapse, name, "NIR")
                 return self._rates(name, layer) if self.rate else self._ladder(name, layer)
             case Readout():
                 return self._readout(name, layer)
@@ -185,10 +196,30 @@ class _Builder:
                 kernel = shortcut_kernel(layer, shape[0])
                 node = self._convolution(kernel, shape, (layer.stride, layer.stride), [0, 0], (1, 1), None)
                 return [self._add(name, node, before)]
+            case ZeroPad2d():
+                channels, *_ = shape = self.network.wire_shape(wires[0])
+                left, right, top, bottom = layer.padding
+                ones = torch.eye(channels, dtype=torch.float64)[:, :, None, None]
+                kernel, padding, dilation = even_padding(ones, (left, right, top, bottom), (1, 1), name)
+                return [self._add(name, self._convolution(kernel, shape, (1, 1), padding, dilation, None), before)]
+            case Concat():
+                return self._concat(name, layer, wires)
         raise ExportError(
             f"layer {name} is a {type(layer).__name__}, for which NIR has no node: take an average pool or a strided "
-            "convolution in place of a max pool, an addition in place of a concatenation"
+            "convolution in place of a max pool"
         )
+
+    def _concat(self, name: str, layer: Concat, wires: Sequence[str]) -> list[str]:
+        """Each wire put to its place among channels of zeros; edges that meet add up."""
+        shapes = [self.network.wire_shape(wire) for wire in wires]
+        parts = []
+        for number, (wire, shape) in enumerate(zip(wires, shapes, strict=True)):
+            own = concat_matrix(layer, [channels for channels, *_ in shapes], number)
+            node = self.nir.Linear(own.numpy())
+            if len(shape) > 1:
+                node = self._convolution(own[:, :, None, None], shape, (1, 1), [0, 0], (1, 1), None)
+            parts.append(self._add(f"{name}_{number}", node, self.wires[wire]))
+        return parts
 
     def _encoder(self, name: str, layer: Encoder) -> list[str]:
         before, shape, grid = self.wires[INPUT], self.network.header.shape, layer.grid
@@ -196,13 +227,14 @@ class _Builder:
         while linear and linear[-1].branch is None and not linear[-1].flatten and linear[-1].shape is None:
             last = linear.pop()  # a monotone step in front of the boundaries moves them
             grid = grid.before_clip(last.low, last.high) if last.slope is None else grid.before_slope(last.slope)
+            if self.rate and (last.low > 0 or last.high < rate_parameters(layer.grid)[0]):
+                self.changes.append(f"encoder {name} is not clipped to {last.low:g} .. {last.high:g}: NIR has no clip")
         for number, stage in enumerate(linear):
             own = f"{name}_stage{number}"
             if stage.flatten:
                 before = [self._add(own, self.nir.Flatten({"input": np.array(shape)}, 0, -1), before)]
                 shape = (torch.Size(shape).numel(),)
             elif stage.branch is not None:
-                require_known(stage.branch.synapse, name, "NIR")
                 before = [self._affine(own, stage.branch, shape, before)]
                 shape = stage.branch.synapse.out_shape(shape)
             else:
@@ -241,7 +273,7 @@ class _Builder:
         for level in range(len(above)):
             inverted = level < negative
             limits = -below[level] if inverted else above[level]
-            own = self._node(f"{name}_{level}", limits, negated if inverted else sums, shape)
+            own = self._node(f"{name}_level{level}", limits, negated if inverted else sums, shape)
             self.spiking[name].append(own)
             if inverted:
                 own = self._add(f"{own}_negated", self.nir.Scale(-np.ones(shape)), [own])
@@ -253,7 +285,7 @@ class _Builder:
         for number, (branch, wire) in enumerate(zip(layer.branches, node.inputs, strict=True)):
             own = f"{name}_{number}_synapse"
             shape = self.network.wire_shape(wire)
-            currents.append(self._affine(own, branch, shape, self.wires[wire], self._levels(wire)))
+            currents.append(self._affine(own, branch, shape, self.wires[wire], wire_levels(self.network, wire)))
         return self._rate_node(name, layer.grid, currents, node.shape)
 
     def _rate_node(self, name: str, grid: Grid, currents: list[str], shape: tuple[int, ...]) -> list[str]:
@@ -269,9 +301,8 @@ class _Builder:
     def _readout(self, name: str, layer: Readout) -> list[str]:
         parts = []
         for number, (branch, wire) in enumerate(zip(layer.branches, self.network.nodes[name].inputs, strict=True)):
-            require_known(branch.synapse, name, "NIR")
             shape = self.network.wire_shape(wire)
-            levels = self._levels(wire) if self.rate else 1
+            levels = wire_levels(self.network, wire) if self.rate else 1
             parts.append(self._affine(f"{name}_{number}", branch, shape, self.wires[wire], levels))
         return parts
 
@@ -308,18 +339,23 @@ class _Builder:
         spread = limits.reshape(-1, *[1] * (len(shape) - 1)).expand(shape).numpy().copy()
         return self._add(name, self.nir.IF(np.ones(shape), spread, np.zeros(shape)), before)
 
-    def _levels(self, wire: str) -> int:
-        layer = self.network.layers[wire]
-        if isinstance(layer, Encoder | SpikingLayer):
-            return layer.grid.levels
-        return max(self._levels(source) for source in self.network.nodes[wire].inputs)
-
     def _add(self, name: str, node: Any, before: list[str]) -> str:
         if name in self.nodes:
             raise ExportError(f"two nodes would be called {name}: give the layers of the ANN other names")
         self.nodes[name] = node
         self.edges += [(source, name) for source in before]
         return name
+
+
+def _changes(network: SpikingNetwork) -> list[str]:
+    """What hard reset and the missing initial potential do to rates."""
+    starts = sorted({rate_parameters(unit.grid)[1] for _, unit in network.units()})
+    where = ", ".join(f"{start:g}" for start in starts)
+    return [
+        "soft reset became a hard reset to 0: what a potential exceeds its threshold by is lost with each spike",
+        f"potentials start at 0 and not at {where}: NIR has no initial potential, so counts are rounded down",
+        "a spike needs v > threshold in place of v >= threshold",
+    ]
 
 
 def _below(threshold: float) -> float:

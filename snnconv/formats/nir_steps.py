@@ -67,8 +67,9 @@ def _pass(node: Any, kind: str, x: Tensor) -> Tensor:
             weight, bias = _tensor(node.weight), _tensor(node.bias)
             return functional.conv2d(x, weight, bias, stride, padding, dilation, int(node.groups))
         case "SumPool2d":
-            kernel, stride, padding = (_pair(own) for own in (node.kernel_size, node.stride, node.padding))
-            return functional.avg_pool2d(x, kernel, stride, padding, divisor_override=1)
+            kernel, stride, (top, left) = (_pair(own) for own in (node.kernel_size, node.stride, node.padding))
+            x = functional.pad(x, (left, left, top, top))  # avg_pool2d itself pads by half a kernel at most
+            return functional.avg_pool2d(x, kernel, stride, divisor_override=1)
         case "Scale":
             return x * _tensor(node.scale)
         case "Flatten":

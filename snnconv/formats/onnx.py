@@ -1,14 +1,14 @@
 """The quantized ANN as an ONNX graph: integer weights and activations, the codes of the ANN, its logits.
 
 Hidden layers are integers from end to end: codes int8, sums int32 (``ConvInteger``, ``MatMulInteger``), thresholds by
-comparison. Encoder and readout are float64; the encoder's convolution is a ``Gather`` of patches and a ``MatMul``,
-because runtimes convolve in float32 only. Written for operator set 17.
+comparison. Sums of wider codes or counts are taken in floats that hold them exactly. Encoder and readout are float64. A
+convolution in float64 is a ``Gather`` of patches and a ``MatMul``: runtimes convolve in float32 only. Operator set 17.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from snnconv.config import to_mapping
 from snnconv.errors import ExportError
-from snnconv.formats.kernels import concat_order, require_known, shortcut_kernel
+from snnconv.formats.kernels import by_inputs, concat_order, require_known, shortcut_kernel
 from snnconv.runs import write_whole
 from snnconv.snn.layers import (
     Branch,
@@ -34,7 +34,16 @@ from snnconv.snn.layers import (
     ZeroPad2d,
 )
 from snnconv.snn.network import INPUT, SpikingNetwork
-from snnconv.snn.synapses import Conv2dSynapse, LinearSynapse, LinesSynapse, Synapse
+from snnconv.snn.synapses import (
+    Conv2dSynapse,
+    ConvTranspose2dSynapse,
+    GroupedSynapse,
+    IdentitySynapse,
+    LinearSynapse,
+    LinesSynapse,
+    Synapse,
+    synapse_kind,
+)
 from snnconv.snn.thresholds import value_thresholds
 
 OPERATORS = 17
@@ -51,7 +60,7 @@ def to_onnx(network: SpikingNetwork, codes: bool = False) -> Any:
     """The graph of a network, an ``onnx.ModelProto``: input float32 (N, C, H, W), output ``logits`` float64.
 
     Args:
-        network: Converted, with ternary to 8-bit weights.
+        network: Converted.
         codes: Give out the codes of every unit as well, int8, an output a layer of its name.
 
     Raises:
@@ -60,11 +69,7 @@ def to_onnx(network: SpikingNetwork, codes: bool = False) -> Any:
     onnx = _onnx()
     graph = _Graph(network)
     outputs = [onnx.helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.DOUBLE, ["N", network.classes])]
-    if codes:
-        outputs += [
-            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT8, ["N", *network.nodes[name].shape])
-            for name, _ in network.units()
-        ]
+    outputs += _codes(network) if codes else []
     shape = ["N", *network.header.shape]
     inputs = [onnx.helper.make_tensor_value_info(INPUT, onnx.TensorProto.FLOAT, shape)]
     described = onnx.helper.make_graph(graph.nodes, "snnconv", inputs, outputs, graph.constants)
@@ -83,8 +88,16 @@ def write_onnx(network: SpikingNetwork, path: Path, codes: bool = False) -> None
     write_whole(path, lambda temporary: temporary.write_bytes(contents))
 
 
-def run_onnx(model: Any, x: Tensor) -> dict[str, Tensor]:
-    """Every output of a model, by name, as ONNX Runtime computes it on the CPU.
+def read_onnx(path: Path, network: SpikingNetwork) -> Any:
+    """A written model with the codes of every unit among its outputs, whether it was to give them out or not."""
+    model = _onnx().load(str(path))
+    given = {output.name for output in model.graph.output}
+    model.graph.output.extend(own for own in _codes(network) if own.name not in given)
+    return model
+
+
+def onnx_runner(model: Any) -> Callable[[Tensor], dict[str, Tensor]]:
+    """What ONNX Runtime makes of preprocessed images on the CPU: every output by name.
 
     Raises:
         ExportError: onnxruntime is not installed.
@@ -95,10 +108,21 @@ def run_onnx(model: Any, x: Tensor) -> dict[str, Tensor]:
         raise ExportError("onnxruntime is not installed: `pip install snnconv[onnx]`") from error
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    return {
-        name: torch.from_numpy(value)
-        for name, value in zip(names, session.run(names, {INPUT: x.float().numpy()}), strict=True)
-    }
+
+    def run(x: Tensor) -> dict[str, Tensor]:
+        values = session.run(names, {INPUT: x.float().numpy()})
+        return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
+
+    return run
+
+
+def _codes(network: SpikingNetwork) -> list[Any]:
+    """The codes of every unit as outputs of a graph."""
+    onnx = _onnx()
+    return [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT8, ["N", *network.nodes[name].shape])
+        for name, _ in network.units()
+    ]
 
 
 class _Graph:
@@ -110,7 +134,10 @@ class _Graph:
         self.constants: list[Any] = []
         self._helper = _onnx().helper
         self._types = _onnx().TensorProto
+        require_known(network, "ONNX")
         for name, layer in network.layers.items():
+            if name == OUTPUT and not isinstance(layer, Readout):
+                raise ExportError(f"no layer but the last can be called {name} in ONNX: give it another name")
             self._layer(name, layer, network.nodes[name].inputs)
 
     def _layer(self, name: str, layer: torch.nn.Module, wires: Sequence[str]) -> None:
@@ -128,9 +155,12 @@ class _Graph:
                 synapse = Conv2dSynapse(ones, (vertical, horizontal), (left, right, top, bottom), groups=channels)
                 self._node("Identity", [self._sum(f"{name}.sum", synapse, wires[0])], name)
             case MaxPool2d():
-                attributes = {"kernel_shape": list(layer.kernel), "strides": list(layer.stride)}
+                attributes: dict[str, Any] = {"kernel_shape": list(layer.kernel), "strides": list(layer.stride)}
                 border = [*layer.padding, *layer.padding]
-                self._node("MaxPool", wires, name, pads=border, dilations=list(layer.dilation), **attributes)
+                narrow = self._narrow(wires[0])  # runtimes pool int8 and floats, and no int32
+                counts = wires[0] if narrow else self._cast(wires[0], "FLOAT")
+                largest = self._node("MaxPool", [counts], pads=border, dilations=list(layer.dilation), **attributes)
+                self._cast(largest, "INT8" if narrow else "INT32", name)
             case ZeroChannelShortcut():
                 kernel = shortcut_kernel(layer, self.network.wire_shape(wires[0])[0]).to(torch.int8)
                 moved = self._sum(f"{name}.sum", Conv2dSynapse(kernel, (layer.stride, layer.stride)), wires[0])
@@ -163,7 +193,6 @@ class _Graph:
 
     def _stage(self, name: str, stage: Stage, value: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
         if stage.branch is not None:
-            require_known(stage.branch.synapse, name, "ONNX")
             shape = stage.branch.synapse.out_shape(shape)
             potential = self._real_sum(name, stage.branch.synapse, value, shape)
             return self._affine(name, stage.branch, potential, len(shape)), shape
@@ -185,24 +214,24 @@ class _Graph:
         rank = len(self.network.nodes[name].shape)
         sums = []
         for number, (branch, wire) in enumerate(zip(layer.branches, wires, strict=True)):
-            require_known(branch.synapse, name, "ONNX")
             sums.append(self._sum(f"{name}.{number}.sum", branch.synapse, wire))
         thresholds = layer.neuron.thresholds
         if len(sums) == 1:
-            sign = self._channels(f"{name}.sign", layer.multipliers[0].to(torch.int32), rank)
-            potential = self._node("Mul", [sums[0], sign], f"{name}.potential")
-            return self._compare(name, potential, thresholds.to(torch.int32), layer.grid.negative, rank)
+            wide = layer.reach >= FLOAT_REACH
+            dtype, own = (torch.int64, self._cast(sums[0], "INT64")) if wide else (torch.int32, sums[0])
+            sign = self._channels(f"{name}.sign", layer.multipliers[0].to(dtype), rank)
+            potential = self._node("Mul", [own, sign], f"{name}.potential")
+            return self._compare(name, potential, thresholds.to(dtype), layer.grid.negative, rank)
         potential = self._channels(f"{name}.constant", layer.constant, rank)
         for number, (own, multiplier) in enumerate(zip(sums, layer.multipliers, strict=True)):
-            wide = self._cast(own, "INT64", f"{name}.{number}.wide")
-            scaled = self._node("Mul", [wide, self._channels(f"{name}.{number}.multiplier", multiplier, rank)])
+            factor = self._channels(f"{name}.{number}.multiplier", multiplier, rank)
+            scaled = self._node("Mul", [self._cast(own, "INT64"), factor])
             potential = self._node("Add", [scaled, potential], f"{name}.{number}.potential")
         return self._compare(name, potential, thresholds, layer.grid.negative, rank)
 
     def _readout(self, name: str, layer: Readout, wires: Sequence[str]) -> None:
         parts = []
         for number, (branch, wire) in enumerate(zip(layer.branches, wires, strict=True)):
-            require_known(branch.synapse, name, "ONNX")
             part, shape = f"{name}.{number}", self.network.nodes[name].shape
             value = self._cast(wire, "DOUBLE", f"{part}.counts")
             potential = self._real_sum(part, branch.synapse, value, shape)
@@ -222,16 +251,16 @@ class _Graph:
         self._cast(count, "INT8", name)
 
     def _sum(self, name: str, synapse: Synapse, wire: str) -> str:
-        """Integer sum of a synapse, int32."""
+        """Integer sum of a synapse, int32; int64 where it leaves 24 bits and float64 must add it."""
         low, high = self.network.count_range(wire)
-        if isinstance(synapse, Conv2dSynapse | LinearSynapse):
-            if self._narrow(wire) and int(synapse.weight.abs().max()) <= LARGEST_WEIGHT:
+        if isinstance(synapse, GroupedSynapse | LinearSynapse):
+            reach, kernel = synapse.reach(max(high, -low)), not isinstance(synapse, ConvTranspose2dSynapse)
+            largest = int(synapse.weight.to(torch.int64).abs().max())
+            if kernel and self._narrow(wire) and largest <= LARGEST_WEIGHT and reach < 2**31:
                 return self._linear(name, synapse, wire, synapse.weight.to(torch.int8), "Integer")
-            if synapse.reach(max(high, -low)) >= FLOAT_REACH:
-                raise ExportError(
-                    f"sums of layer {name.split('.')[0]} reach {synapse.reach(max(high, -low)):,}, more than the 24 "
-                    "bits in which ONNX Runtime adds exactly: take fewer bits for weights or activations"
-                )
+            if reach >= FLOAT_REACH:
+                counts, shape = self._cast(wire, "DOUBLE"), self.network.nodes[name.split(".")[0]].shape
+                return self._cast(self._real_sum(name, synapse, counts, shape), "INT64")
             counts = self._cast(wire, "FLOAT", f"{name}.counts")
             return self._cast(self._linear(name, synapse, counts, synapse.weight.float(), ""), "INT32")
         wide = self._cast(wire, "INT32", f"{name}.counts")
@@ -257,32 +286,40 @@ class _Graph:
     def _linear(self, name: str, synapse: Synapse, value: str, weight: Tensor, kind: str) -> str:
         if isinstance(synapse, LinearSynapse):
             return self._node(f"MatMul{kind}", [value, self._constant(f"{name}.weight", weight.T)])
-        assert isinstance(synapse, Conv2dSynapse)
-        if synapse.channels is not None:
-            read = self._constant(f"{name}.channels", torch.tensor(synapse.channels))
-            value = self._node("Gather", [value, read], axis=1)
+        assert isinstance(synapse, GroupedSynapse)
+        value = self._read(name, synapse, value)
         left, right, top, bottom = synapse.padding
-        return self._node(
-            f"Conv{kind}",
-            [value, self._constant(f"{name}.weight", weight)],
-            strides=list(synapse.stride),
-            pads=[top, left, bottom, right],
-            dilations=list(synapse.dilation),
-            group=synapse.groups,
-        )
+        geometry: dict[str, Any] = {
+            "strides": list(synapse.stride),
+            "dilations": list(synapse.dilation),
+            "group": synapse.groups,
+        }
+        if isinstance(synapse, ConvTranspose2dSynapse):
+            own = self._constant(f"{name}.weight", by_inputs(weight, synapse.groups))
+            geometry |= {"pads": [top, left, top, left], "output_padding": [top - bottom, left - right]}
+            return self._node("ConvTranspose", [value, own], **geometry)
+        own = self._constant(f"{name}.weight", weight)
+        return self._node(f"Conv{kind}", [value, own], pads=[top, left, bottom, right], **geometry)
+
+    def _read(self, name: str, synapse: GroupedSynapse, value: str) -> str:
+        """The channels in the order in which a synapse reads them."""
+        if synapse.channels is None:
+            return value
+        return self._node("Gather", [value, self._constant(f"{name}.channels", torch.tensor(synapse.channels))], axis=1)
 
     def _real_sum(self, name: str, synapse: Synapse, value: str, shape: tuple[int, ...]) -> str:
         """Sum of a synapse in float64: convolutions as patches times a matrix, a group after the other."""
         weight = synapse.weight.double()
         if isinstance(synapse, LinearSynapse):
             return self._node("MatMul", [value, self._constant(f"{name}.weight", weight.T)])
-        if not isinstance(synapse, Conv2dSynapse):
-            if synapse.lines > 1:
-                raise ExportError(f"layer {name} adds up lines in float64, which cannot be written for ONNX")
+        if isinstance(synapse, IdentitySynapse):
             return self._node("Mul", [value, self._channels(f"{name}.weight", weight[:, 0], len(shape))])
-        if synapse.channels is not None:
-            read = self._constant(f"{name}.channels", torch.tensor(synapse.channels))
-            value = self._node("Gather", [value, read], axis=1)
+        if not isinstance(synapse, Conv2dSynapse):
+            raise ExportError(
+                f"layer {name.split('.')[0]} needs a {synapse_kind(synapse)} of more than 24 bits, which runtimes of "
+                "ONNX do not have: `snnconv export --to numpy` takes it"
+            )
+        value = self._read(name, synapse, value)
         left, right, top, bottom = synapse.padding
         pads = self._constant(f"{name}.pads", torch.tensor([0, 0, top, left, 0, 0, bottom, right]))
         padded = self._node("Pad", [value, pads])
@@ -334,7 +371,7 @@ class _Graph:
         return self._node("Cast", [value], output, to=getattr(self._types, kind))
 
     def _node(self, operator: str, inputs: Sequence[str], output: str = "", **attributes: Any) -> str:
-        output = output or f"{operator.lower()}.{len(self.nodes)}"
+        output = output or f".{operator.lower()}{len(self.nodes)}"  # layers' names have no dots
         self.nodes.append(
             self._helper.make_node(operator, list(inputs), [output], f"node{len(self.nodes)}", **attributes)
         )

@@ -13,9 +13,12 @@ Ref: Zou et al. 2021, Front. Neurosci. 15:694170 (scatter and gather); Bu et al.
 
 from __future__ import annotations
 
+import json
 import math
 import operator
+import runpy
 from collections.abc import Sequence
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,15 @@ from spikingjelly.activation_based import neuron as sj_neuron
 from torch import Tensor, fx, nn
 
 from snnconv.errors import ExportError
-from snnconv.formats.kernels import concat_order, dense_kernel, matrix, require_known, shortcut_kernel
+from snnconv.formats.kernels import (
+    by_inputs,
+    concat_order,
+    dense_kernel,
+    matrix,
+    require_known,
+    shortcut_kernel,
+    wire_levels,
+)
 from snnconv.runs import write_text, write_whole
 from snnconv.snn.layers import (
     Branch,
@@ -46,7 +57,7 @@ from snnconv.snn.layers import (
 from snnconv.snn.network import INPUT, SpikingNetwork
 from snnconv.snn.neurons.rates import rate_parameters
 from snnconv.snn.neurons.registry import find_neuron
-from snnconv.snn.synapses import Conv2dSynapse, Synapse
+from snnconv.snn.synapses import ConvTranspose2dSynapse, GroupedSynapse, Synapse
 from snnconv.snn.thresholds import value_thresholds
 
 REASONS = {
@@ -56,6 +67,9 @@ REASONS = {
     "negative-spike": "its STBIFNode multiplies each spike by the step, so that its wires carry no counts",
 }
 """Why a neuron cannot be one of SpikingJelly's nodes."""
+FORMAT = "snnconv-spikingjelly"
+WEIGHTS = ".weights.safetensors"
+"""How the name of the file of weights ends, where that of the source ends in .py."""
 
 
 def to_spikingjelly(network: SpikingNetwork, neuron: str = "ladder") -> nn.Module:
@@ -79,20 +93,25 @@ def to_spikingjelly(network: SpikingNetwork, neuron: str = "ladder") -> nn.Modul
 
 
 def write_spikingjelly(network: SpikingNetwork, path: Path, neuron: str = "ladder") -> list[Path]:
-    """Write ``path`` (.py), source that needs SpikingJelly alone, and its weights beside it (.safetensors).
+    """Write ``path`` (.py), source that needs SpikingJelly alone, and its weights beside it (.weights.safetensors).
 
     Raises:
         ExportError: see ``to_spikingjelly``.
         RunError: the folder cannot be written.
     """
-    if path.suffix != ".py":
-        path = path.with_name(path.name + ".py")
     built = _Builder(network, neuron)
     tensors = {name: value.contiguous() for name, value in built.module().state_dict().items()}
-    weights = path.with_suffix(".safetensors")
-    write_whole(weights, lambda temporary: temporary.write_bytes(to_bytes(tensors)))
+    weights = path.with_suffix(WEIGHTS)
+    about = {"snnconv": json.dumps({"format": FORMAT, "version": 1, "neuron": neuron})}
+    write_whole(weights, lambda temporary: temporary.write_bytes(to_bytes(tensors, about)))
     write_text(path, built.source())
     return [path, weights]
+
+
+def read_spikingjelly(path: Path) -> nn.Module:
+    """The module that a file of ``write_spikingjelly`` makes, with its weights; the file is run."""
+    network: nn.Module = runpy.run_path(str(path))["load"]()
+    return network
 
 
 @torch.no_grad()
@@ -124,7 +143,7 @@ def run_spikingjelly(
                 continue
             parts = list(spikes.unflatten(1, (-1, levels)).unbind(2))
         else:
-            parts = [watching[f"{name}_{level}"][0].sum(0) for level in range(levels)]
+            parts = [watching[f"{name}_level{level}"][0].sum(0) for level in range(levels)]
         counts[name] = torch.stack([-part if i < negative else part for i, part in enumerate(parts)]).sum(0)
     watching.remove_hooks()
     functional.reset_net(module)
@@ -141,6 +160,7 @@ class _Builder:
             raise ExportError(
                 f"neuron {neuron!r} cannot be written for SpikingJelly: {REASONS[neuron]}; take ladder or if"
             )
+        require_known(network, "SpikingJelly")
         self.network, self.rate, self.neuron = network, neuron == "if", neuron
         self.root = nn.Module()
         self.lines: list[str] = []
@@ -165,7 +185,7 @@ class _Builder:
             [
                 f'"""A spiking network of {self.neuron} neurons, written by snnconv for SpikingJelly; {steps}.',
                 "",
-                "Call functional.reset_net before each batch. Weights lie beside this file, .safetensors.",
+                "Call functional.reset_net before each batch. Weights lie beside this file.",
                 '"""',
                 "",
                 "from math import inf",
@@ -195,7 +215,7 @@ class _Builder:
                 "def load():",
                 '    """The network with its weights, float64."""',
                 "    network = SpikingJellyNetwork().double().eval()",
-                '    network.load_state_dict(load_file(Path(__file__).with_suffix(".safetensors")))',
+                f'    network.load_state_dict(load_file(Path(__file__).with_suffix("{WEIGHTS}")))',
                 "    return network",
                 "",
             ]
@@ -209,14 +229,11 @@ class _Builder:
             case Encoder():
                 return self._encoder(name, layer)
             case SpikingLayer():
-                for branch in layer.branches:
-                    require_known(branch.synapse, name, "SpikingJelly")
                 return self._rates(name, layer) if self.rate else self._ladder(name, layer)
             case Readout():
                 parts = []
                 for number, (branch, wire) in enumerate(zip(layer.branches, wires, strict=True)):
-                    require_known(branch.synapse, name, "SpikingJelly")
-                    levels = self._levels(wire) if self.rate else 1
+                    levels = wire_levels(self.network, wire) if self.rate else 1
                     parts.append(self._affine(f"{name}_{number}", branch, wire, self.wires[wire], rank, levels))
                 return self._total(parts)
             case SumPool2d():
@@ -265,15 +282,14 @@ class _Builder:
         for level, threshold in enumerate(thresholds):
             if level < layer.grid.negative:  # fires below its threshold, and its spike counts as -1
                 limit = math.nextafter(-threshold, math.inf)
-                fired = self._node(f"{name}_{level}", limit, self.graph.call_function(operator.neg, (z,)))
+                fired = self._node(f"{name}_level{level}", limit, self.graph.call_function(operator.neg, (z,)))
                 spikes.append(self.graph.call_function(operator.neg, (fired,)))
             else:
-                spikes.append(self._node(f"{name}_{level}", threshold, z))
+                spikes.append(self._node(f"{name}_level{level}", threshold, z))
         return self._total(spikes)
 
     def _stage(self, name: str, stage: Stage, z: Any, shape: tuple[int, ...]) -> tuple[Any, tuple[int, ...]]:
         if stage.branch is not None:
-            require_known(stage.branch.synapse, name, "SpikingJelly")
             before, shape = shape, stage.branch.synapse.out_shape(shape)
             return self._affine(name, stage.branch, before, z, len(shape), 1), shape
         if stage.flatten:
@@ -297,7 +313,7 @@ class _Builder:
             weight = self._weight(branch.synapse, wire).repeat_interleave(levels, 0)
             weight = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
             shift = bias if number == 0 else None
-            parts.append(self._synapse(f"{name}_{number}", branch.synapse, weight, shift, self.wires[wire], levels))
+            parts.append(self._synapse(f"{name}_{number}", branch.synapse, weight, shift, self.wires[wire]))
         spikes = self._node(name, 1.0, self._total(parts))
         rank = len(self.network.nodes[name].shape)
         if levels == 1 and not negative:
@@ -313,7 +329,7 @@ class _Builder:
     def _rates(self, name: str, layer: SpikingLayer) -> Any:
         rank, wires = len(self.network.nodes[name].shape), self.network.nodes[name].inputs
         parts = [
-            self._affine(f"{name}_{number}", branch, wire, self.wires[wire], rank, self._levels(wire))
+            self._affine(f"{name}_{number}", branch, wire, self.wires[wire], rank, wire_levels(self.network, wire))
             for number, (branch, wire) in enumerate(zip(layer.branches, wires, strict=True))
         ]
         return self._rate_node(name, layer, self._total(parts))
@@ -342,7 +358,7 @@ class _Builder:
     def _affine(self, name: str, branch: Branch, wire: str | tuple[int, ...], x: Any, rank: int, levels: int) -> Any:
         """levels * scale * U / divisor + offset, rounded in this order, as ``rate_current`` and ``Branch`` do."""
         weight = self._weight(branch.synapse, wire)
-        U = self._synapse(name, branch.synapse, weight, None, x, 1)
+        U = self._synapse(name, branch.synapse, weight, None, x)
         value = self.graph.call_function(operator.mul, (U, self._buffer(f"{name}_scale", branch.scale * levels, rank)))
         if branch.divisor != 1:
             value = self.graph.call_function(operator.truediv, (value, branch.divisor))
@@ -353,19 +369,31 @@ class _Builder:
         shape = self.network.wire_shape(wire) if isinstance(wire, str) else wire
         if len(shape) == 1:
             return matrix(synapse)
-        if isinstance(synapse, Conv2dSynapse) and synapse.channels is None:
+        if isinstance(synapse, GroupedSynapse) and synapse.channels is None:
             return synapse.weight.double()
         return dense_kernel(synapse, shape[0])
 
-    def _synapse(self, name: str, synapse: Synapse, weight: Tensor, bias: Tensor | None, x: Any, levels: int) -> Any:
+    def _synapse(self, name: str, synapse: Synapse, weight: Tensor, bias: Tensor | None, x: Any) -> Any:
+        """A layer with the weight of ``_weight``, or with several copies of each of its outputs."""
         name = f"{name}_synapse"
         if weight.ndim == 2:
-            sizes = (weight.shape[1], weight.shape[0])
-            return self._call(name, "Linear", sizes, {"bias": bias is not None}, (x,), weight, bias)
-        if not isinstance(synapse, Conv2dSynapse):
+            features = (weight.shape[1], weight.shape[0])
+            return self._call(name, "Linear", features, {"bias": bias is not None}, (x,), weight, bias)
+        if not isinstance(synapse, GroupedSynapse):
             return self._convolve(name, weight, bias, x)
         groups = synapse.groups if synapse.channels is None else 1
         left, right, top, bottom = synapse.padding
+        if isinstance(synapse, ConvTranspose2dSynapse):
+            sizes = (weight.shape[1] * groups, weight.shape[0], tuple(weight.shape[2:]))
+            options = {
+                "stride": synapse.stride,
+                "padding": (top, left),
+                "output_padding": (top - bottom, left - right),
+                "groups": groups,
+                "bias": bias is not None,
+                "dilation": synapse.dilation,
+            }
+            return self._call(name, "ConvTranspose2d", sizes, options, (x,), by_inputs(weight, groups), bias)
         even = (left, top) == (right, bottom)
         x = x if even else self._padded(x, synapse.padding)
         padding = (top, left) if even else (0, 0)
@@ -402,20 +430,6 @@ class _Builder:
         flat = self.graph.call_method("flatten", (x, -rank))
         return flat if len(shape) == 1 else self.graph.call_method("unflatten", (flat, -1, tuple(shape)))
 
-    def _levels(self, wire: str) -> int:
-        """L of the units whose spikes a wire carries.
-
-        Raises:
-            ExportError: they differ.
-        """
-        layer = self.network.layers[wire]
-        if isinstance(layer, Encoder | SpikingLayer):
-            return layer.grid.levels
-        levels = {self._levels(source) for source in self.network.nodes[wire].inputs}
-        if len(levels) > 1:
-            raise ExportError(f"layer {wire} joins units of several numbers of levels, where a rate means nothing")
-        return max(levels)
-
     def _call(
         self,
         name: str,
@@ -435,8 +449,8 @@ class _Builder:
         return self._add(name, module, f"layer.{kind}({', '.join(words)})", inputs)
 
     def _add(self, name: str, module: nn.Module, text: str, inputs: tuple[Any, ...]) -> Any:
-        if hasattr(self.root, name):
-            raise ExportError(f"two modules would be called {name}: give the layers of the ANN other names")
+        if hasattr(self.root, name) or not name.isidentifier() or iskeyword(name):
+            raise ExportError(f"no module, or no other one, can be called {name} here: give that layer another name")
         self.root.add_module(name, module)
         self.lines.append(f"self.{name} = {text}")
         return self.graph.call_module(name, inputs)

@@ -12,11 +12,14 @@ from matplotlib.figure import Figure
 
 from snnconv.errors import RunError
 from snnconv.reporting.labels import Noise, noise_name, noises, percent, title
-from snnconv.reporting.rows import Result, groups, in_order, noise_order
-from snnconv.reporting.style import Row, colour, configurations, drawing, legend_above, save, write_above
+from snnconv.reporting.rows import Result, groups, in_order, noise_order, published_accuracy
+from snnconv.reporting.style import PUBLISHED, Row, colour, configurations, drawing, legend_above, save, write_above
 
 BAR = 0.46
 """Width kept for a bar, so that two numbers above neighbours do not touch [inches]."""
+
+NUMBER, MARK = 0.06, 0.012
+"""Height of a number above a bar, and half that of a published mark, as shares of the axis."""
 
 Noises = tuple[Noise, ...]
 """What a bar's colour stands for."""
@@ -24,6 +27,8 @@ Noises = tuple[Noise, ...]
 
 def plot_accuracy(results: Sequence[Result], out: Path) -> tuple[Path, Path, Path]:
     """Draw the accuracy of each configuration without noise and with each noise, with its 95 % interval.
+
+    Published accuracies are hollow marks on the bars they belong to.
 
     Args:
         results: One a configuration; those without simulations are passed over.
@@ -39,18 +44,22 @@ def plot_accuracy(results: Sequence[Result], out: Path) -> tuple[Path, Path, Pat
     if not shown:
         raise RunError(f"{groups(results)} has no simulation results: run `snnconv simulate` first")
     simulations = [simulation for result in shown for simulation in result.simulations]
-    rows = [_row(result.configuration, simulation) for result in shown for simulation in result.simulations]
+    rows = [_row(result, simulation) for result in shown for simulation in result.simulations]
     names = _names([noises(simulation) for simulation in simulations])
     slot = 1 / (len(names) + 0.6)
+    marks: list[tuple[float, float]] = []
     with drawing():
         figure = Figure(figsize=(max(5.5, BAR * (len(names) + 0.6) * len(shown) + 1.2), 4.2))
         axes = figure.subplots()
+        low = _zoom(axes, rows)
         for index, (noise, name) in enumerate(names.items()):
             found = [(x, s) for x, result in enumerate(shown) for s in result.simulations if noises(s) == noise]
             places = [x + (index - (len(names) - 1) / 2) * slot for x, _ in found]
-            bars = [_row(shown[x].configuration, simulation) for x, simulation in found]
+            bars = [_row(shown[x], simulation) for x, simulation in found]
             _draw_bars(axes, places, bars, 0.92 * slot, colour(index), name)
-        low = _zoom(axes, rows)
+            marks += [(x, row["published"]) for x, row in zip(places, bars, strict=True) if row["published"]]
+        if marks:
+            _draw_marks(axes, marks)
         configurations(axes, [result.configuration for result in shown])
         axes.set_ylabel(f"accuracy [%] from {low:g}, 95 % interval")
         legend_above(axes, figure.get_figwidth() - 1.0)
@@ -64,11 +73,11 @@ def _names(shown: Sequence[Noises]) -> dict[Noises, str]:
     return {noise: noise_name(noise, where=differ) for noise in sorted(set(shown), key=noise_order)}
 
 
-def _row(configuration: str, simulation: Mapping[str, Any]) -> dict[str, Any]:
+def _row(result: Result, simulation: Mapping[str, Any]) -> dict[str, Any]:
     noise = noises(simulation)
     low, high = simulation["accuracy_interval"]
     return {
-        "configuration": configuration,
+        "configuration": result.configuration,
         "noise": " ".join(name for name, _, _ in noise),
         "noise_ratio": " ".join(f"{ratio:g}" for _, ratio, _ in noise) or 0.0,
         "noise_layers": " ".join("+".join(layers) for _, _, layers in noise),
@@ -78,6 +87,7 @@ def _row(configuration: str, simulation: Mapping[str, Any]) -> dict[str, Any]:
         "sd": simulation["accuracy_sd"],
         "trials": simulation["trials"],
         "images": simulation["images"],
+        "published": published_accuracy(result.published, simulation),
     }
 
 
@@ -87,14 +97,33 @@ def _draw_bars(axes: Axes, places: Sequence[float], rows: Sequence[Row], width: 
     above = [max(0.0, 100 * (row["interval_high"] - row["accuracy"])) for row in rows]
     axes.bar(places, values, width, color=shade, label=name)
     axes.errorbar(places, values, yerr=[below, above], fmt="none", ecolor="black", elinewidth=1.0, capsize=2.5)
+    low, high = axes.get_ylim()
     for x, row, height in zip(places, rows, above, strict=True):
-        write_above(axes, x, 100 * row["accuracy"] + height, percent(row["accuracy"]))
+        top, mark = 100 * row["accuracy"] + height, row["published"]
+        if mark is not None and -MARK <= (mark - top) / (high - low) <= NUMBER + MARK:
+            top = mark + MARK * (high - low)
+        write_above(axes, x, top, percent(row["accuracy"]))
+
+
+def _draw_marks(axes: Axes, marks: Sequence[tuple[float, float]]) -> None:
+    axes.plot(
+        [x for x, _ in marks],
+        [accuracy for _, accuracy in marks],
+        linestyle="none",
+        marker="D",
+        markersize=6,
+        markerfacecolor="white",
+        markeredgecolor="black",
+        label=PUBLISHED,
+        zorder=5,
+    )
 
 
 def _zoom(axes: Axes, rows: Sequence[Row]) -> float:
     """Let the axis begin at a round number well below the lowest interval and return it; no ticks above 100 %."""
-    lowest = 100 * min(float(row["interval_low"]) for row in rows)
-    highest = 100 * max(float(row["interval_high"]) for row in rows)
+    marks = [float(row["published"]) for row in rows if row["published"] is not None]
+    lowest = min([100 * float(row["interval_low"]) for row in rows] + marks)
+    highest = max([100 * float(row["interval_high"]) for row in rows] + marks)
     span = max(highest - lowest, 0.5)
     step = 10.0 ** math.floor(math.log10(span)) / 2
     low = max(0.0, round(math.floor((lowest - 0.3 * span) / step) * step, 6))

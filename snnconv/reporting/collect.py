@@ -7,7 +7,9 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+from snnconv.config import published_for
 from snnconv.errors import RunError
+from snnconv.reporting.labels import LADDER, neuron_of
 from snnconv.reporting.rows import Result, configuration_order, result_from
 from snnconv.runs import Run, find_run, list_runs
 
@@ -55,9 +57,9 @@ def _named(runs_dir: Path, name: str) -> Run:
 
 
 def _simulations(run: Run) -> list[Mapping[str, Any]]:
-    """A run's simulations on its own data set, in one time step."""
+    """A run's simulations on its own data set, of the ladder."""
     own = [result for result in run.results(RESULTS) if result.get("dataset") == run.recipe.dataset]
-    return [result for result in own if result.get("steps", 1) == 1]
+    return [result for result in own if neuron_of(result) == LADDER]
 
 
 def _results(runs: list[Run]) -> list[Result]:
@@ -68,7 +70,9 @@ def _results(runs: list[Run]) -> list[Result]:
         twin = next((other for other in runs[:number] if other.recipe.quantization == run.recipe.quantization), None)
         if twin is not None:
             raise RunError(f"one figure shows one run of a configuration; {twin.name} and {run.name} are of the same")
-    results = [result_from(_group(run), run.recipe.quantization, _simulations(run)) for run in runs]
+    results = [
+        result_from(_group(run), run.recipe.quantization, _simulations(run), published_for(run.recipe)) for run in runs
+    ]
     return sorted(results, key=lambda result: configuration_order(result.configuration))
 
 

@@ -40,7 +40,7 @@ def plot_energy(
         RunError: there is nothing to draw, or the folder cannot be written.
         ConfigError: no such preset.
     """
-    found = [(name, simulation) for name, simulation in without_noise(results) if "operations" in simulation]
+    found = [(own.configuration, clean) for own, clean in without_noise(results) if "operations" in clean]
     if not found:
         raise RunError(f"{groups(results)} was simulated by an earlier release: run `snnconv simulate` again")
     rows = [row for name, simulation in found for row in _rows(name, simulation, preset, movement)]

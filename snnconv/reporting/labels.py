@@ -8,6 +8,8 @@ from typing import Any
 MILLION = 1e6
 NAMED_LAYERS = 2
 """So many layers are named; more are only numbered."""
+LADDER = "ladder"
+"""The neuron of results that name none: all spikes of a unit in one step."""
 
 
 def title(what: str, group: str, simulations: Iterable[Mapping[str, Any]]) -> str:
@@ -43,6 +45,11 @@ def noises(simulation: Mapping[str, Any]) -> tuple[Noise, ...]:
     named = tuple((own["name"], float(own["ratio"]), tuple(own["layers"])) for own in simulation.get("noise") or ())
     ratio = float(simulation["noise_ratio"])
     return named or ((("deletion", ratio, tuple(simulation["noise_layers"])),) if ratio > 0 else ())
+
+
+def neuron_of(simulation: Mapping[str, Any]) -> str:
+    """What the units of a simulation were."""
+    return str(simulation.get("neuron", LADDER))
 
 
 def noise_name(noise: Sequence[Noise], where: bool = True) -> str:

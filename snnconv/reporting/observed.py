@@ -11,14 +11,20 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 
 from snnconv.reporting.labels import MILLION, short
-from snnconv.reporting.style import MARKERS, PALE, colour, drawing
+from snnconv.reporting.style import PALE, colour, drawing
 
 Row = Mapping[str, Any]
 PANELS = 4
-"""Panels in a row."""
+"""Panels in a row, at most."""
+TITLE = 8.5
+"""Size of the letters over a panel [points]."""
+NUMBERED = 8
+"""So many threshold neurons have a tick each, and are shown though none fires."""
+WRITTEN = 20
+"""A confusion matrix of so many classes has its numbers written into it."""
 
 
 def svg(figure: Figure) -> bytes:
@@ -63,21 +69,23 @@ def draw_layers(simulation: Row) -> bytes:
 
 
 def draw_raster(observed: Row) -> bytes:
-    """Spikes of the chosen image: a panel a layer, a point a spike, threshold neurons side by side."""
+    """The chosen image and its spikes: a panel a layer, a point a spike, threshold neurons side by side."""
     layers: Sequence[Row] = observed["layers"]
     with drawing():
-        figure, panels = _panels(len(layers), 2.9, 3.0)
+        figure, (first, *panels) = _panels(len(layers) + 1, 2.9, 3.0)
+        _draw_image(first, observed["pixels"])
+        first.set_title(f"image {observed['chosen']}", fontsize=TITLE)
         for axes, layer in zip(panels, layers, strict=True):
             spikes = np.array(layer["raster"], dtype=np.int64).reshape(-1, 3)
             for sign, shade in ((1, colour(0)), (-1, colour(1))):
                 units, neurons, _ = spikes[spikes[:, 2] == sign].T
-                axes.plot(neurons + 1, units, "_", color=shade, markersize=9, markeredgewidth=0.5, rasterized=True)
-            most = max(-layer["low"], layer["low"] + layer["levels"], 1)
-            axes.set(
-                xlim=(0.4, most + 0.6), ylim=(layer["units"], -1), title=f"{layer['name']}: {len(spikes):,} spikes"
-            )
-            axes.title.set_fontsize(9)
-            axes.xaxis.set_major_locator(MaxNLocator(min(most, 8), integer=True, min_n_ticks=1))
+                places = sign * (neurons + 1)
+                axes.plot(places, units, "_", color=shade, markersize=9, markeredgewidth=0.5, rasterized=True)
+            low, high = layer["low"], max(_highest(layer), 1)
+            axes.set(xlim=((low or 1) - 0.6, high + 0.6), ylim=(layer["units"], -1))
+            _name(axes, layer, f"{len(spikes):,} spikes")
+            every = math.ceil((high - low) / NUMBERED)
+            axes.set_xticks([*range(low, 0, every), *range(1, high + 1, every)])
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
             axes.grid(visible=False)
         figure.supxlabel("threshold neuron of the unit", fontsize=10)
@@ -94,17 +102,17 @@ def draw_codes(observed: Row) -> bytes:
             joint = np.array(layer["joint"], dtype=np.int64)
             codes, counts = np.nonzero(joint)
             number = joint[codes, counts]
-            low, high = layer["low"], layer["low"] + layer["levels"]
+            low, high = layer["low"], _highest(layer)
             axes.plot([low, high], [low, high], color=PALE, linewidth=1, zorder=1)
-            size = 12 + 130 * np.log1p(number) / math.log1p(max(1, int(joint.max())))
+            size = 8 + 170 * np.sqrt(number / max(1, int(joint.max())))
             same = codes == counts
             for chosen, shade in ((same, colour(0)), (~same, colour(1))):
                 axes.scatter(codes[chosen] + low, counts[chosen] + low, size[chosen], color=shade, zorder=2)
             wrong = int(number[~same].sum())
-            axes.set_title(f"{layer['name']}: {wrong:,} of {int(joint.sum()):,} differ", fontsize=8.5)
+            _name(axes, layer, f"{wrong:,} of {int(joint.sum()):,} differ")
             axes.set(xlim=(low - 0.6, high + 0.6), ylim=(low - 0.6, high + 0.6), aspect="equal")
-            for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_locator(MaxNLocator(min(layer["levels"], 6), integer=True, min_n_ticks=1))
+            ticks = range(low, high + 1, math.ceil((high - low) / 8))
+            axes.set(xticks=ticks, yticks=ticks)
             axes.grid(visible=False)
         figure.supxlabel("code of the ANN", fontsize=10)
         figure.supylabel("count of the spiking network", fontsize=10)
@@ -120,7 +128,7 @@ def draw_rates(observed: Row) -> bytes:
             bins = len(layer["rates"])
             edges = [100 * number / bins for number in range(bins + 1)]
             axes.stairs([100 * n / layer["units"] for n in layer["rates"]], edges, fill=True, color=colour(0))
-            axes.set_title(f"{layer['name']}: {100 * layer['silent'] / layer['units']:.1f} % silent", fontsize=9)
+            _name(axes, layer, f"{100 * layer['silent'] / layer['units']:.1f} % silent")
             axes.set(xlim=(0, 100))
         figure.supxlabel("firing rate of a unit [%]", fontsize=10)
         figure.supylabel("units [%]", fontsize=10)
@@ -128,73 +136,62 @@ def draw_rates(observed: Row) -> bytes:
 
 
 def draw_confusion(observed: Row) -> bytes:
-    """Images by class and prediction; numbers stand in small matrices."""
+    """Images by class and prediction, blue where they agree; numbers stand in small matrices."""
     matrix = np.array(observed["confusion"], dtype=np.int64)
     classes = len(matrix)
     side = min(8.0, 2.2 + 0.34 * classes)
+    right = np.eye(classes, dtype=bool)
+    norm = LogNorm(1, max(2, int(matrix.max())))
     with drawing():
-        figure = Figure(figsize=(side + 0.9, side))
+        figure = Figure(figsize=(side + (0.0 if classes <= WRITTEN else 1.4), side))
         axes = figure.subplots()
-        shown = np.ma.masked_equal(matrix, 0)
-        image = axes.imshow(shown, cmap="Blues", norm=LogNorm(1, max(2, int(matrix.max()))), interpolation="nearest")
-        if classes <= 20:
+        for part, shades in ((right, "Blues"), (~right, "Oranges")):
+            shown = np.ma.masked_where(~part | (matrix == 0), matrix)
+            image = axes.imshow(shown, cmap=shades, norm=norm, interpolation="nearest")
+            if classes > WRITTEN:
+                figure.colorbar(image, ax=axes, label="images, right" if part is right else "images, wrong", shrink=0.8)
+        if classes <= WRITTEN:
             for row, column in zip(*np.nonzero(matrix), strict=True):
-                dark = matrix[row, column] > math.sqrt(matrix.max())
+                shade = "white" if norm(matrix[row, column]) > 0.55 else "black"
                 text = f"{matrix[row, column]:,}"
-                shade = "white" if dark else "black"
-                axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=shade)
+                axes.text(column, row, text, ha="center", va="center", fontsize=8, color=shade)
             axes.set_xticks(range(classes))
             axes.set_yticks(range(classes))
         axes.grid(visible=False)
         axes.set(xlabel="prediction of the spiking network", ylabel="class")
-        figure.colorbar(image, ax=axes, label="images", shrink=0.8)
-        return svg(figure)
-
-
-def draw_frontier(points: Sequence[Row]) -> bytes:
-    """Accuracy against synops of several runs; the form of a point says how many spikes a unit can send.
-
-    Args:
-        points: ``number`` (written beside it), ``accuracy`` and ``interval`` (shares of 1), ``synops`` an image,
-            ``window`` (spikes that a unit can send), and ``own``: whether the report is about it.
-    """
-    windows = sorted({point["window"] for point in points})
-    with drawing():
-        figure = Figure(figsize=(7.5, 4.2))
-        axes = figure.subplots()
-        for number, window in enumerate(windows):
-            some = [point for point in points if point["window"] == window]
-            heights = [100 * point["accuracy"] for point in some]
-            spans = [[100 * abs(point["accuracy"] - point["interval"][side]) for point in some] for side in (0, 1)]
-            marker = MARKERS[number % len(MARKERS)]
-            axes.errorbar([point["synops"] / MILLION for point in some], heights, yerr=spans, fmt=marker, capsize=2.5,
-                          color=colour(number), elinewidth=1.0, label=f"up to {window}")  # fmt: skip
-        for point in points:
-            weight = "bold" if point["own"] else "normal"
-            axes.annotate(point["number"], (point["synops"] / MILLION, 100 * point["accuracy"]), (7, 4),
-                          textcoords="offset points", fontsize=9, fontweight=weight)  # fmt: skip
-        axes.set(xlabel="synops an image [M]", ylabel="accuracy [%], 95 % interval", xlim=(0, None))
-        axes.margins(x=0.15, y=0.1)
-        axes.legend(
-            loc="lower left",
-            bbox_to_anchor=(0.0, 1.0),
-            ncols=6,
-            borderaxespad=0.3,
-            title="spikes of a unit",
-            fontsize=9,
-        )
         return svg(figure)
 
 
 def _panels(number: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure of so many panels, ``PANELS`` in a row [inches each]."""
-    columns = min(number, PANELS)
-    rows = math.ceil(number / columns)
+    """A figure of so many panels in rows of equal length, at most ``PANELS`` [inches each]."""
+    rows = math.ceil(number / PANELS)
+    columns = math.ceil(number / rows)
     figure = Figure(figsize=(width * columns + 0.4, height * rows + 0.4))
     axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for empty in axes[number:]:
         empty.remove()
     return figure, axes[:number]
+
+
+def _highest(layer: Row) -> int:
+    """Highest code that is shown: the top of a grid of few levels, else the highest that occurs."""
+    levels: int = layer["levels"]
+    if levels > NUMBERED:
+        joint = np.array(layer["joint"])
+        levels = max(1, *(int(np.flatnonzero(joint.any(axis)).max(initial=0)) for axis in (0, 1)))
+    return int(layer["low"]) + levels
+
+
+def _name(axes: Axes, layer: Row, fact: str) -> None:
+    """Put a layer's name and a fact over its panel; on two lines long names stay apart."""
+    axes.set_title(f"{layer['name']}\n{fact}", fontsize=TITLE)
+
+
+def _draw_image(axes: Axes, pixels: Sequence[Sequence[Sequence[int]]]) -> None:
+    """Pixels 0..255 (channels, height, width): grey, or red, green and blue."""
+    image = np.array(pixels, dtype=np.uint8)
+    axes.imshow(image.transpose(1, 2, 0) if len(image) == 3 else image[0], cmap="gray", vmin=0, vmax=255)
+    axes.set_axis_off()
 
 
 def _write_beside(axes: Axes, x: float, y: float, text: str) -> None:

@@ -25,20 +25,26 @@ p { max-width: 50rem; } a { color: var(--link); }
 nav { margin: 1.25rem 0; } nav a { margin-right: 1rem; white-space: nowrap; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(10rem, 1fr)); gap: .75rem; margin: 1.25rem 0; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .7rem .9rem; }
-.tile b { display: block; font-size: 1.35rem; font-variant-numeric: tabular-nums; }
+.tile b { display: block; font-size: clamp(1rem, 4.5vw, 1.2rem); white-space: nowrap;
+  font-variant-numeric: tabular-nums; }
 .tile span { color: var(--soft); font-size: .85rem; }
 .wide { overflow-x: auto; margin: .75rem 0 1.25rem; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
+caption span { display: block; position: sticky; left: 0; max-width: min(50rem, 100vw - 2.5rem); }
 th, td { padding: .3rem .75rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { vertical-align: bottom; font-weight: 600; }
 tbody th { font-weight: 400; white-space: nowrap; vertical-align: top; }
-.number { text-align: right; } td.number { white-space: nowrap; }
-td { max-width: 34rem; overflow-wrap: break-word; }
+.number { text-align: right; }
+td { white-space: nowrap; }
+td.long { white-space: normal; min-width: 12rem; max-width: 34rem; overflow-wrap: break-word; }
 tr.total th, tr.total td { font-weight: 600; }
 figure { margin: 1rem 0 1.75rem; }
 figure img { display: block; max-width: 100%; height: auto; background: #ffffff; padding: .5rem; border-radius: .5rem;
   border: 1px solid var(--line); }
+figure .wide { margin: 0; }
+@media (max-width: 48rem) { img.panorama { max-width: none; width: 46rem; } }
+@media print { nav { display: none; } figure, tr { break-inside: avoid; } }
 figcaption { color: var(--soft); font-size: .9rem; margin-top: .4rem; max-width: 50rem; }
 code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .9em; }
 """
@@ -100,6 +106,10 @@ class Picture:
 
 
 Block = Heading | Text | Tiles | Table | Picture
+LONG = 30
+"""Letters of a cell that is a sentence, which wants room on a narrow screen."""
+PANORAMA = 500.0
+"""Width from which on a figure does not shrink to a narrow screen but scrolls [points]."""
 
 
 def to_html(title: str, lead: str, blocks: Sequence[Block]) -> str:
@@ -142,29 +152,44 @@ def _html(block: Block) -> str:
         return _html_table(block)
     data = base64.b64encode(block.svg).decode()
     caption = html.escape(block.caption)
+    kind = ' class="panorama"' if _width(block.svg) >= PANORAMA else ""
     return (
-        f'<figure id="{block.name}"><img src="data:image/svg+xml;base64,{data}" alt="{caption}">'
-        f"<figcaption>{_inline(block.caption)}</figcaption></figure>"
+        f'<figure id="{block.name}"><div class="wide" tabindex="0"><img{kind} src="data:image/svg+xml;base64,{data}" '
+        f'alt="{caption}"></div><figcaption>{_inline(block.caption)}</figcaption></figure>'
     )
 
 
 def _html_table(table: Table) -> str:
-    kinds = ["" if column in table.words else ' class="number"' for column in range(len(table.headings))]
+    texts = [[cell_text(cell) for cell in row] for row in table.rows]
+    kinds = [
+        ' class="number"' if column not in table.words else ' class="long"' if _is_long(texts, column) else ""
+        for column in range(len(table.headings))
+    ]
     heads = "".join(
         f'<th scope="col"{kind}>{html.escape(text)}</th>' for kind, text in zip(kinds, table.headings, strict=True)
     )
     lines = []
-    for number, row in enumerate(table.rows):
+    for number, row in enumerate(texts):
         total = ' class="total"' if number >= len(table.rows) - table.totals else ""
-        first, *others = (html.escape(cell_text(cell)) for cell in row)
+        first, *others = (html.escape(cell) for cell in row)
         cells = "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds[1:], others, strict=True))
         lines.append(f'<tr{total}><th scope="row"{kinds[0]}>{first}</th>{cells}</tr>')
-    caption = f"<caption>{_inline(table.caption)}</caption>" if table.caption else ""
+    caption = f"<caption><span>{_inline(table.caption)}</span></caption>" if table.caption else ""
     body = "\n".join(lines)
     return (
         f'<div class="wide" tabindex="0"><table>{caption}<thead><tr>{heads}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody></table></div>"
     )
+
+
+def _is_long(rows: Sequence[Sequence[str]], column: int) -> bool:
+    return any(len(row[column]) > LONG for row in rows)
+
+
+def _width(svg: bytes) -> float:
+    """Width of a figure [points]; 0 where it does not say."""
+    found = re.search(rb'<svg[^>]*\bwidth="([0-9.]+)pt"', svg)
+    return float(found[1]) if found else 0.0
 
 
 def _markdown(block: Block, folder: str) -> str:
@@ -173,7 +198,7 @@ def _markdown(block: Block, folder: str) -> str:
     if isinstance(block, Text):
         return block.text
     if isinstance(block, Tiles):
-        return "\n".join(f"* {name}: **{value}**" for value, name in block.items)
+        return "\n".join(f"* **{value}** {name}" for value, name in block.items)
     if isinstance(block, Table):
         rule = "|".join("---" if column in block.words else "---:" for column in range(len(block.headings)))
         rows = [block.headings, *block.rows]

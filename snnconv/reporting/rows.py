@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from snnconv.config import Quantization
+from snnconv.config import Published, Quantization
 from snnconv.errors import FormatError, RunError
 from snnconv.reporting.labels import Noise, noises
 
@@ -52,12 +52,14 @@ class Result:
         configuration: Quantization, such as ``k1B2``.
         clean: The simulation without noise, if there is one.
         noisy: Simulations with noise, as ``noise_order`` says; one of a kind.
+        published: What a paper says of it.
     """
 
     group: str
     configuration: str
     clean: Mapping[str, Any] | None
     noisy: tuple[Mapping[str, Any], ...]
+    published: Published | None = None
 
     @property
     def simulations(self) -> list[Mapping[str, Any]]:
@@ -74,7 +76,9 @@ def configuration_order(configuration: str) -> tuple[int, str]:
     return Quantization.parse(configuration).levels, configuration
 
 
-def result_from(group: str, configuration: str, simulations: Sequence[Mapping[str, Any]]) -> Result:
+def result_from(
+    group: str, configuration: str, simulations: Sequence[Mapping[str, Any]], published: Published | None = None
+) -> Result:
     """Sort the simulations of one run into a result.
 
     Of several with the same noise on the same layers, the one of most images counts; of these, the last.
@@ -83,6 +87,7 @@ def result_from(group: str, configuration: str, simulations: Sequence[Mapping[st
         group: Network and data set.
         configuration: Quantization.
         simulations: Contents of the simulation's result files, in any order; none is allowed.
+        published: What a paper says of it.
 
     Raises:
         FormatError: one of them is not the result of a simulation.
@@ -100,7 +105,17 @@ def result_from(group: str, configuration: str, simulations: Sequence[Mapping[st
         if kind not in kinds or simulation["images"] >= kinds[kind]["images"]:
             kinds[kind] = simulation
     ordered = sorted(kinds, key=noise_order)
-    return Result(group, configuration, kinds.get(()), tuple(kinds[kind] for kind in ordered if kind))
+    return Result(group, configuration, kinds.get(()), tuple(kinds[kind] for kind in ordered if kind), published)
+
+
+def published_accuracy(published: Published | None, simulation: Mapping[str, Any]) -> float | None:
+    """What is published of the conditions of a simulation [%]: no noise, or spikes of the encoder deleted."""
+    noise = noises(simulation)
+    if published is None or not noise:
+        return None if published is None else published.accuracy
+    name, ratio, layers = noise[0]
+    encoder = tuple(layer["name"] for layer in simulation["layers"] if layer["kind"] == "encoder")
+    return published.noise.get(ratio) if (len(noise), name, layers) == (1, "deletion", encoder) else None
 
 
 def noise_order(noise: Sequence[Noise]) -> tuple[Any, ...]:
@@ -118,13 +133,13 @@ def groups(results: Iterable[Result]) -> str:
     return ", ".join(sorted({result.group for result in results})) or "the figure"
 
 
-def without_noise(results: Sequence[Result]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Configuration and noise-free simulation of the results that have one, in order.
+def without_noise(results: Sequence[Result]) -> list[tuple[Result, Mapping[str, Any]]]:
+    """The results that have a noise-free simulation, each with it, in order.
 
     Raises:
         RunError: none has.
     """
-    found = [(result.configuration, result.clean) for result in in_order(results) if result.clean is not None]
+    found = [(result, result.clean) for result in in_order(results) if result.clean is not None]
     if not found:
         kind = "noise-free simulation" if any(result.noisy for result in results) else "simulation"
         raise RunError(f"{groups(results)} has no {kind} results: run `snnconv simulate` first")

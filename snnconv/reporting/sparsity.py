@@ -18,22 +18,25 @@ from snnconv.reporting.style import (
     Row,
     colour,
     configurations,
+    draw_hollow,
     drawing,
     legend_above,
     save,
     write_above,
 )
 
-PAIR = 0.75
-"""Width of a configuration's two bars [inches]."""
-FEWEST_PAIRS = 4
-"""The panel of bars is at least so many pairs wide, so that its legend fits."""
+BAR = 0.3
+"""Width kept for a bar [inches]."""
+NARROWEST = 3.0
+"""The panel of bars is at least so wide, so that its legend fits [inches]."""
 MANY_LAYERS = 20
 """From here on the lines of rates carry no markers and not every layer a number."""
 
 
 def plot_sparsity(results: Sequence[Result], out: Path) -> tuple[Path, Path, Path]:
     """Draw spikes an image beside neurons an image (units times L), and the firing rate of every layer.
+
+    Published numbers of spikes stand beside ours.
 
     Args:
         results: One a configuration; those without a noise-free simulation are passed over.
@@ -46,8 +49,9 @@ def plot_sparsity(results: Sequence[Result], out: Path) -> tuple[Path, Path, Pat
         RunError: there is nothing to draw, or the folder cannot be written.
     """
     shown = without_noise(results)
-    tables = [_rows(configuration, simulation) for configuration, simulation in shown]
-    width = PAIR * max(FEWEST_PAIRS, len(shown))
+    tables = [_rows(result, simulation) for result, simulation in shown]
+    slots = 3.5 if any(table[0]["published"] for table in tables) else 2.5
+    width = max(NARROWEST, BAR * slots * len(shown))
     with drawing():
         figure = Figure(figsize=(width + 6.5, 4.2))
         left, right = figure.subplots(1, 2, width_ratios=(width, 5.0))
@@ -57,10 +61,18 @@ def plot_sparsity(results: Sequence[Result], out: Path) -> tuple[Path, Path, Pat
         return save(figure, out, [row for table in tables for row in table])
 
 
-def _rows(configuration: str, simulation: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _rows(result: Result, simulation: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The whole network, then each layer that fires."""
     neurons, spikes = simulation["neurons"], simulation["spikes_per_image"]
-    whole = {"layer": "all", "number": None, "neurons": neurons, "spikes_per_image": spikes, "rate": spikes / neurons}
+    published = None if result.published is None else result.published.spikes
+    whole = {
+        "layer": "all",
+        "number": None,
+        "neurons": neurons,
+        "spikes_per_image": spikes,
+        "published": published,
+        "rate": spikes / neurons,
+    }
     firing = [layer for layer in simulation["layers"] if layer["kind"] != "readout"]
     layers = [
         {
@@ -68,21 +80,26 @@ def _rows(configuration: str, simulation: Mapping[str, Any]) -> list[dict[str, A
             "number": number,
             "neurons": layer["units"] * layer["levels"],
             "spikes_per_image": layer["spikes"],
+            "published": None,
             "rate": layer["rate"],
         }
         for number, layer in enumerate(firing, start=1)
     ]
-    return [{"configuration": configuration} | row for row in (whole, *layers)]
+    return [{"configuration": result.configuration} | row for row in (whole, *layers)]
 
 
 def _draw_totals(axes: Axes, rows: Sequence[Row]) -> None:
     places = range(len(rows))
-    axes.bar(
-        [x - 0.2 for x in places], [row["spikes_per_image"] for row in rows], 0.38, color=colour(0), label="spikes"
-    )
-    axes.bar([x + 0.2 for x in places], [row["neurons"] for row in rows], 0.38, color=PALE, label="neurons (units x L)")
+    known = {x: row["published"] for x, row in enumerate(rows) if row["published"]}
+    slot = 0.84 / (3 if known else 2)
+    edge = slot if known else slot / 2
+    spikes, neurons = ([row[name] for row in rows] for name in ("spikes_per_image", "neurons"))
+    axes.bar([x - edge for x in places], spikes, 0.9 * slot, color=colour(0), label="spikes")
+    if known:
+        draw_hollow(axes, list(known), list(known.values()), 0.9 * slot)
+    axes.bar([x + edge for x in places], neurons, 0.9 * slot, color=PALE, label="neurons (units x L)")
     for x, row in zip(places, rows, strict=True):
-        write_above(axes, x, max(row["spikes_per_image"], row["neurons"]), f"{percent(row['rate'], 1)} %")
+        write_above(axes, x + edge, row["neurons"], f"{percent(row['rate'], 1)} %")
     configurations(axes, [row["configuration"] for row in rows])
     axes.set_ylabel("number an image (above: firing rate)")
     axes.margins(y=0.1)

@@ -1,4 +1,4 @@
-"""Accuracy, spikes and parity against time steps: which results there are, their table, and their figure."""
+"""Accuracy, spikes and parity of neurons over time: which results there are, their table, and their figure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from rich.table import Table
 
 from snnconv.errors import FormatError, RunError
-from snnconv.reporting.labels import noises, percent, plural, title
+from snnconv.reporting.labels import LADDER, neuron_of, noises, percent, plural, title
 from snnconv.reporting.layout import add, new_table
+from snnconv.reporting.scales import below_all, by_error, down_to_none
 from snnconv.reporting.style import Row, colour, drawing, save
 from snnconv.runs import Run, find_run, list_runs
 
@@ -94,7 +95,7 @@ def time_summary(simulation: Mapping[str, Any]) -> str:
 
 
 def collect_steps(runs_dir: Path, names: tuple[str, ...] = ()) -> tuple[str, list[Mapping[str, Any]], str]:
-    """Simulations over several steps of one run without noise, one a neuron, of equally many images.
+    """Simulations over time of one run without noise, one a neuron, on the same images, of one conversion.
 
     Args:
         runs_dir: Folder of the run folders.
@@ -115,12 +116,12 @@ def collect_steps(runs_dir: Path, names: tuple[str, ...] = ()) -> tuple[str, lis
     if chosen is None:
         where = f"run {names[0]} has" if names else f"no run in {runs_dir} has"
         raise RunError(
-            f"{where} {'no ' if names else ''}results over several time steps: "
+            f"{where} {'no ' if names else ''}results of neurons over time: "
             "run `snnconv simulate --neuron st-bif` first"
         )
     run, simulations = chosen
     newest = simulations[-1]
-    by_neuron = {str(own["neuron"]): own for own in simulations if own["images"] == newest["images"]}
+    by_neuron = {str(own["neuron"]): own for own in simulations if _shared(own) == _shared(newest)}
     return f"{run.recipe.network}-{run.recipe.dataset}-{run.recipe.quantization}", list(by_neuron.values()), run.name
 
 
@@ -131,8 +132,8 @@ def _named(runs_dir: Path, name: str) -> Run:
 
 
 def _over_time(run: Run) -> list[Mapping[str, Any]]:
-    """A run's simulations over several steps without noise, the oldest first."""
-    found = [own for own in run.results(SIMULATIONS) if own.get("steps", 1) > 1 and not noises(own)]
+    """A run's simulations over time without noise, the oldest first."""
+    found = [own for own in run.results(SIMULATIONS) if neuron_of(own) != LADDER and not noises(own)]
     for simulation in found:
         try:
             msgspec.convert(simulation, _OverTime)
@@ -142,6 +143,11 @@ def _over_time(run: Run) -> list[Mapping[str, Any]]:
                 "run `snnconv simulate --neuron NAME` again"
             ) from error
     return sorted(found, key=_age)
+
+
+def _shared(simulation: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What simulations of one run must share to be compared: images, and whether signs are split."""
+    return simulation.get("dataset"), simulation["images"], bool(simulation.get("split"))
 
 
 def _age(simulation: Mapping[str, Any]) -> str:
@@ -165,32 +171,35 @@ def plot_steps(group: str, simulations: Sequence[Mapping[str, Any]], out: Path) 
     with drawing():
         figure = Figure(figsize=(12.0, 4.2))
         panels = figure.subplots(1, 3)
+        foot = below_all([100 * row["mismatch_rate"] for own in simulations for row in own["per_step"]])
         for number, simulation in enumerate(simulations):
-            _draw(panels, simulation, number)
+            _draw(panels, simulation, number, foot)
         labels = ("accuracy [%]", "spikes an image, so far", "units that differ [%]")
         for axes, label in zip(panels, labels, strict=True):
             axes.set(xlabel="time step t", ylabel=label)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        by_error(panels[0])
         panels[1].yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         panels[1].set_ylim(0, None)
-        panels[2].set_ylim(0, None)
+        down_to_none(panels[2], foot)
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=len(names))
         figure.suptitle(title(f"{plural(len(simulations), 'neuron')} over time", group, simulations))
         return save(figure, out, [row for simulation in simulations for row in _rows(simulation)])
 
 
-def _draw(panels: Sequence[Axes], simulation: Mapping[str, Any], number: int) -> None:
+def _draw(panels: Sequence[Axes], simulation: Mapping[str, Any], number: int, foot: float) -> None:
     rows: Sequence[Row] = simulation["per_step"]
     t = [row["t"] for row in rows]
     lines = (
         [100 * row["accuracy"] for row in rows],
         [row["spikes_so_far"] for row in rows],
-        [100 * row["mismatch_rate"] for row in rows],
+        [100 * row["mismatch_rate"] or foot for row in rows],
     )
     dash = "-" if number % 2 else (0, (4, 2))  # of two neighbours that coincide both are seen
+    mark = "o" if len(rows) == 1 else None  # a line needs two points
     for axes, values in zip(panels, lines, strict=True):
-        axes.plot(t, values, label=simulation["neuron"], color=colour(number), linestyle=dash)
+        axes.plot(t, values, label=simulation["neuron"], color=colour(number), linestyle=dash, marker=mark)
 
 
 def _rows(simulation: Mapping[str, Any]) -> list[dict[str, Any]]:

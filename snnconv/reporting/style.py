@@ -24,6 +24,8 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 """Distinct to the colour-blind. Ref: Okabe and Ito 2008, without the yellow, which is too pale for a line."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 PALE = "#C8C8C8"
+PUBLISHED = "published"
+"""What marks of published values are called; it comes last in legends."""
 CHARACTER = 0.075
 """Mean width of a character in a legend [inches]."""
 
@@ -59,9 +61,12 @@ def colour(number: int) -> str:
 
 def legend_above(axes: Axes, room: float) -> None:
     """Put the legend over the axes, where no data are, in as many columns as fit into ``room`` [inches]."""
-    widest = max(len(str(text)) for text in axes.get_legend_handles_labels()[1])
-    columns = max(1, int(room / (0.6 + CHARACTER * widest)))
-    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns, borderaxespad=0.3, columnspacing=1.2)
+    entries = sorted(zip(*axes.get_legend_handles_labels(), strict=True), key=lambda entry: entry[1] == PUBLISHED)
+    handles, texts = zip(*entries, strict=True)
+    columns = max(1, int(room / (0.6 + CHARACTER * max(map(len, texts)))))
+    axes.legend(
+        handles, texts, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns, borderaxespad=0.3, columnspacing=1.2
+    )
 
 
 def configurations(axes: Axes, names: Sequence[str]) -> None:
@@ -69,6 +74,11 @@ def configurations(axes: Axes, names: Sequence[str]) -> None:
     axes.set_xticks(range(len(names)), names)
     axes.set_xlim(-0.65, len(names) - 0.35)
     axes.tick_params(axis="x", length=0)
+
+
+def draw_hollow(axes: Axes, places: Sequence[float], heights: Sequence[float], width: float) -> None:
+    """Bars of published values, which were not measured here."""
+    axes.bar(places, heights, width, facecolor="none", edgecolor="black", linewidth=1.1, label=PUBLISHED)
 
 
 def write_above(axes: Axes, x: float, y: float, text: str) -> None:

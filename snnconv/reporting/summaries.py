@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from snnconv.reporting.labels import MILLION, levels_name, noise_name, noises, percent, plural, short
+from snnconv.reporting.labels import LADDER, MILLION, levels_name, neuron_of, noise_name, noises, percent, plural, short
 
 MANY_CLASSES = 100
 """From here on, top-5 accuracy is worth a word."""
@@ -21,16 +21,17 @@ def choices_summary(simulation: Mapping[str, Any]) -> str:
 
 
 def simulation_summary(simulation: Mapping[str, Any]) -> str:
-    """Accuracy, what was simulated, spikes and synops an image, in one line.
+    """Accuracy, what was simulated (the neuron unless it is the ladder), spikes and synops an image, in one line.
 
     Args:
         simulation: ``Simulation.to_dict()``.
     """
     low, high = simulation["accuracy_interval"]
+    neuron = neuron_of(simulation)
     parts = [
         f"{percent(simulation['accuracy'])} % (95 % interval {percent(low, 1)}-{percent(high, 1)}) "
         f"of {plural(simulation['images'], 'image')}",
-        f"T = {simulation['steps']}",
+        ("" if neuron == LADDER else f"{neuron}, ") + f"T = {simulation['steps']}",
         f"L = {levels_name(simulation['levels'])}",
         noise_name(noises(simulation)),
     ]

@@ -52,7 +52,7 @@ def collect_sweeps(runs_dir: Path, names: tuple[str, ...] = ()) -> tuple[list[Sw
     Args:
         runs_dir: Folder of the run folders.
         names: Runs whose newest sweep to take; empty takes the newest sweep of all, and of each other configuration of
-            the same network and data set the newest sweep of the same noise.
+            the same network, data set, images and split the newest sweep of the same noise.
 
     Raises:
         RunError: there is none, or those named do not belong into one figure.
@@ -60,16 +60,28 @@ def collect_sweeps(runs_dir: Path, names: tuple[str, ...] = ()) -> tuple[list[Sw
     """
     if names:
         chosen = [_newest(_named(runs_dir, name)) for name in names]
-        if len({_kind(sweep) for sweep in chosen}) > 1:
-            raise RunError("one figure compares sweeps of one noise, network and data set; these runs' newest differ")
+        if len({_shared(sweep) for sweep in chosen}) > 1:
+            raise RunError(
+                "one figure compares sweeps of one noise, network and data set, of equally many images, and of split "
+                "networks or of others (`snnconv convert --split`); these runs' newest differ"
+            )
     else:
         found = sorted((s for run in list_runs(runs_dir) for s in _sweeps(run)), key=_created, reverse=True)
         if not found:
             raise RunError(f"no run in {runs_dir} has a sweep: run `snnconv sweep` first")
-        same = [sweep for sweep in found if _kind(sweep) == _kind(found[0])]
+        same = [sweep for sweep in found if _shared(sweep) == _shared(found[0])]
         chosen = list({sweep["quantization"]: sweep for sweep in reversed(same)}.values())
     ordered = sorted(chosen, key=lambda sweep: configuration_order(sweep["quantization"]))
     return ordered, "the sweeps of " + ", ".join(sweep["run"] for sweep in ordered)
+
+
+def sweeps_of(run: Run) -> list[Sweep]:
+    """A run's sweeps, the newest of each noise, layers and noises beside it; the oldest of these first.
+
+    Raises:
+        FormatError: a sweep's file is damaged.
+    """
+    return list({_kind(sweep): sweep for sweep in sorted(_sweeps(run), key=_created)}.values())
 
 
 def sweep_table(sweep: Sweep) -> Table:
@@ -143,6 +155,11 @@ def _created(sweep: Sweep) -> str:
     return str(sweep["created"])
 
 
-def _kind(sweep: Sweep) -> tuple[Any, ...]:
+def _shared(sweep: Sweep) -> tuple[Any, ...]:
     """What sweeps must share to be compared."""
+    return (*_kind(sweep), sweep["images"], bool(sweep.get("split")))
+
+
+def _kind(sweep: Sweep) -> tuple[Any, ...]:
+    """What was swept, and on what."""
     return (sweep["network"], sweep["dataset"], sweep["noise"], tuple(sweep["layers"]), str(sweep["others"]))

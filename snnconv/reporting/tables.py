@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from snnconv.reporting.labels import MILLION, noise_name, noises, percent, plural
+from snnconv.reporting.labels import LADDER, MILLION, levels_name, neuron_of, noise_name, noises, percent, plural
 from snnconv.reporting.layout import NOTHING, add, new_table, render
 from snnconv.reporting.summaries import merging_summary, simulation_summary, verification_summary
 
@@ -15,6 +15,7 @@ __all__ = [
     "demo_table",
     "merging_summary",
     "merging_table",
+    "models_table",
     "network_table",
     "recipes_table",
     "render",
@@ -26,6 +27,9 @@ __all__ = [
 ]
 
 Row = Mapping[str, Any]
+
+LONG = 10**8
+"""From here on, potentials are shown as powers of ten; those of float weights are."""
 
 
 def simulation_table(simulation: Row) -> Table:
@@ -42,7 +46,7 @@ def simulation_table(simulation: Row) -> Table:
     digits = 1 if simulation["spikes_per_image"] < MILLION else 0
     for layer in firing:
         _add_layer(table, layer, digits, end_section=layer is firing[-1])
-    steps = simulation.get("steps", 1)
+    steps = None if neuron_of(simulation) == LADDER else int(simulation["steps"])
     if spiking:
         _add_total(table, "spiking", spiking, digits, steps)
     if len(spiking) < len(firing):
@@ -84,6 +88,20 @@ def recipes_table(rows: Iterable[Row]) -> Table:
         published: Row = row.get("published") or {}
         accuracies = map(_number, (published.get("accuracy"), published.get("top5"), row.get("measured")))
         add(table, row["name"], row["training"]["epochs"], *accuracies, published.get("source", ""))
+    return table
+
+
+def models_table(rows: Iterable[Row]) -> Table:
+    """One row a network that comes with the package; counts are an image's.
+
+    Args:
+        rows: ``zoo.Model.to_dict()``, with ``sound``: whether the file is as it was.
+    """
+    table = new_table(["model", "data"], ["L", "accuracy|%", "spikes", "synops", "bytes"], ["file"], ["model"])
+    for row in rows:
+        counts = (round(row["spikes_per_image"]), round(row["sops_per_image"]["synops"]), row["bytes"])
+        file = "sound" if row["sound"] else "DAMAGED"
+        add(table, row["name"], row["data"], levels_name(row["levels"]), percent(row["accuracy"]), *counts, file)
     return table
 
 
@@ -138,8 +156,8 @@ def network_table(summary: Row) -> Table:
             layer.get("levels"),
             layer.get("parameters"),
             layer.get("weights"),
-            None if thresholds is None else f"{thresholds[0]:,} to {thresholds[1]:,}",
-            layer.get("largest_potential"),
+            None if thresholds is None else " to ".join(_whole(number) for number in thresholds),
+            None if layer.get("largest_potential") is None else _whole(layer["largest_potential"]),
             end_section=layer is layers[-1],
         )
     add(table, "total", "", "", "", "", sum(layer.get("parameters", 0) for layer in layers), "", "", "")
@@ -175,10 +193,10 @@ def _add_layer(table: Table, layer: Row, digits: int, end_section: bool = False)
     add(table, layer["name"], layer["kind"], layer["units"], *sent, *sops, layer["macs"], end_section=end_section)
 
 
-def _add_total(table: Table, kind: str, layers: Sequence[Row], digits: int, steps: int) -> None:
-    """Sums; the rate is spikes a neuron and step, a unit being L neurons at T = 1 and one over more steps."""
+def _add_total(table: Table, kind: str, layers: Sequence[Row], digits: int, steps: int | None) -> None:
+    """Sums; the rate is spikes a neuron and step, a unit being L neurons of a ladder (None) and one over time."""
     units, spikes, macs = (sum(layer[key] for layer in layers) for key in ("units", "spikes", "macs"))
-    rate = spikes / sum(layer["units"] * (layer["levels"] if steps == 1 else steps) for layer in layers)
+    rate = spikes / sum(layer["units"] * (layer["levels"] if steps is None else steps) for layer in layers)
     sops = (f"{sum(layer['sops'][key] for layer in layers):,.0f}" for key in ("synops", "fanout"))
     add(table, "total", kind, units, "", f"{spikes:,.{digits}f}", percent(rate, 1), *sops, macs)
 
@@ -196,6 +214,11 @@ def _remark(layer: Row) -> str:
     if layer["rounding_bound"]:
         remarks.append(f"rounding bound {layer['rounding_bound']:.1e}, {layer['within_bound']:,} units within")
     return ", ".join(remarks)
+
+
+def _whole(number: int) -> str:
+    """A whole number, of which only the size matters where it is too long for its column."""
+    return f"{number:,}" if abs(number) < LONG else f"{number:.1e}"
 
 
 def _number(value: float | None) -> str:

@@ -16,9 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from snnconv.grids import Grid
+from snnconv.processes import Group
 from snnconv.snn.exact import exact_arithmetic
 from snnconv.snn.layers import Branch, Encoder, Readout, SpikingLayer, Wiring
-from snnconv.snn.network import SpikingNetwork
+from snnconv.snn.network import Sent, SpikingNetwork, whole_count
 from snnconv.snn.synapses import IdentitySynapse, LinesSynapse
 
 Totals = NDArray[np.int64]
@@ -43,7 +45,7 @@ class Convention:
     Attributes:
         of: What is multiplied by the fan-out: ``spikes`` (sum of |count|) or ``events`` (counts other than 0).
         zeros: Whether connections of weight 0 count.
-        factor: What the sum is multiplied by, given the layer's own L.
+        factor: What the sum is multiplied by, given the layer's own L; over time by nothing, see below.
         readout: Whether the readout has any.
     """
 
@@ -68,6 +70,9 @@ synapses. ``zou2021``: as the logs of Zou et al. 2021 count, without the readout
 
 Where a signed unit is split into two neurons, each accumulates for itself: ``synops``, ``events`` and
 ``fanout`` count what it receives twice, ``ladder`` and ``zou2021``, which count by L, as often as before.
+
+Over time a unit is one neuron, not L, and no sum is multiplied: ``ladder`` is then ``synops``, and ``zou2021`` is
+``fanout`` without the readout, which is what the programs of Zou et al. 2023, which run over time, count.
 """
 
 
@@ -91,8 +96,9 @@ class Received:
         operations: Sum of [count != 0] times the fan-out through non-zero weights.
         macs: Multiply-accumulates of the branch in the ANN, for one image, border included.
         weighted: Whether it has weights; an addition of residuals has none.
-        low: Smallest count that the wire may carry.
-        high: Largest count that the wire may carry.
+        low: Smallest count that the wire may carry; over time the smallest net count there may be in the end.
+        high: Largest count that the wire may carry; over time the largest net count there may be in the end.
+        graded: Whether a count, over time that of one step, can be other than -1, 0 and 1.
     """
 
     wire: str
@@ -104,11 +110,7 @@ class Received:
     weighted: bool
     low: int
     high: int
-
-    @property
-    def graded(self) -> bool:
-        """Whether a count can be other than -1, 0 and 1."""
-        return max(self.high, -self.low) > 1
+    graded: bool
 
 
 @dataclass(frozen=True)
@@ -180,10 +182,13 @@ class Counter:
     Args:
         network: The network that will run.
         tally: Sums up one batch of a wire; engines may bring their own.
+        net: Over time, where a unit is one neuron that sends -1, 0 or 1 a step, the net counts that one of a grid may
+            have in the end; None where units are ladders.
     """
 
-    def __init__(self, network: SpikingNetwork, tally: Tally | None = None) -> None:
-        self.network = network
+    def __init__(self, network: SpikingNetwork, tally: Tally | None = None, net: Sent | None = None) -> None:
+        self.network, self.temporal = network, net is not None
+        self._net, self._sent = (whole_count, whole_count) if net is None else (net, one_spike)
         self._tally = tally_dense if tally is None else tally
         senders = [name for name, layer in network.layers.items() if not isinstance(layer, Wiring | Readout)]
         maps = {name: [torch.ones(network.nodes[name].shape, dtype=torch.int32)] for name in senders}
@@ -201,7 +206,7 @@ class Counter:
                 own += fan_outs
             self._branches[name].append((branch, wire, sources))
         self._maps = {name: _stacked(own).to(network.device) for name, own in maps.items()}
-        self._ranges = {name: network.count_range(name) for name in senders}
+        self._ranges = {name: network.count_range(name, self._sent) for name in senders}
         self._places = _places(self._maps)
         self._totals: dict[int, Totals] = {}
         self._factors = self._total_factors()
@@ -216,6 +221,11 @@ class Counter:
             own = self._totals[step][self._places[name]]
             own += self._tally(counts, self._maps[name], self._ranges[name]).numpy().ravel()
         return counts
+
+    def merge(self, group: Group, steps: int = 1) -> None:
+        """Add up the tallies of several processes over so many time steps; in every process."""
+        merged = group.sum(np.stack([self._chosen(step) for step in range(steps)]))
+        self._totals = dict(enumerate(merged))
 
     def layers(self, step: int | None = None) -> list[LayerCounts]:
         """Tallies so far, a row a layer with synapses, in order; of one time step, or of all."""
@@ -242,8 +252,12 @@ class Counter:
                 for row, convention in enumerate(CONVENTIONS.values(), start=1):
                     if isinstance(layer, SpikingLayer):
                         column = place + number * int(convention.of == "events") + source.fan_outs + convention.zeros
-                        factors[row, column] += convention.factor(layer.grid.levels)
+                        factors[row, column] += self._factor(convention, layer.grid.levels)
         return factors
+
+    def _factor(self, convention: Convention, levels: int) -> int:
+        """How often a convention counts an operation of a unit."""
+        return 1 if self.temporal else convention.factor(levels)
 
     def _none(self) -> Totals:
         """Sums of nothing: of each wire in turn its spikes, events and positive spikes against each of its maps."""
@@ -265,7 +279,7 @@ class Counter:
         ]
         received = [[sum(arrived[row][column] for *_, arrived in branches) for column in (0, 1)] for row in (0, 1)]
         sops = {
-            key: convention.factor(levels) * received[convention.of == "events"][convention.zeros]
+            key: self._factor(convention, levels) * received[convention.of == "events"][convention.zeros]
             if isinstance(layer, SpikingLayer) or convention.readout
             else 0
             for key, convention in CONVENTIONS.items()
@@ -288,7 +302,7 @@ class Counter:
         return total
 
     def _received(self, name: str, branch: Branch, wire: str, arrived: list[list[int]]) -> Received:
-        low, high = self.network.count_range(wire)
+        low, high = self.network.count_range(wire, self._net)
         return Received(
             wire=wire,
             positions=torch.Size(self.network.wire_shape(wire)).numel() // branch.synapse.lines,
@@ -299,7 +313,13 @@ class Counter:
             weighted=not isinstance(branch.synapse, IdentitySynapse | LinesSynapse),
             low=low,
             high=high,
+            graded=max(map(abs, self.network.count_range(wire, self._sent))) > 1,
         )
+
+
+def one_spike(grid: Grid) -> tuple[int, int]:
+    """What a unit sends in one step where it is one neuron over time, which may take a spike back."""
+    return -1, 1
 
 
 def _places(maps: Mapping[str, Tensor]) -> dict[str, slice]:

@@ -4,8 +4,12 @@ A count on a wire lies in lo .. hi with lo <= 0 <= hi, whatever the image. A sum
 
     sum_j min(w_j lo, w_j hi)  ..  sum_j max(w_j lo, w_j hi)
 
-and so does every partial sum on the way there, in any order: an accumulator of that width never overflows. Where all
-the weights of a kernel meet counts, as inside a convolution's border, some counts reach each end.
+and so does every partial sum on the way there, in any order: an accumulator of that width never overflows. A potential
+of several branches starts at its constant. Where all the weights of a kernel meet counts of their own, as inside a
+convolution's border, some counts reach each end.
+
+A unit of L levels is L threshold neurons that share synapses and potential; connections are counted between units, each
+carrying a count. Where every threshold neuron has an axon and synapses of its own, they are L times as many.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from snnconv.errors import ConfigError
-from snnconv.snn.layers import Encoder, MaxPool2d, Readout, SpikingLayer, SumPool2d, Wiring
+from snnconv.snn.layers import Encoder, MaxPool2d, Readout, SpikingLayer, Wiring
 from snnconv.snn.network import INPUT, SpikingNetwork
 from snnconv.snn.synapses import Synapse
 
@@ -62,16 +66,16 @@ class Footprint:
         levels: L of the units.
         weights: Stored weights, zeros included.
         nonzero: Those that are not 0.
-        fan_in: Connections into one neuron, weights of 0 included, each unit of a sum-pool's window by itself; the
-            largest.
+        fan_in: Connections into one unit, weights of 0 included, each unit of a sum-pool's window by itself; the
+            largest. Of an encoder the inputs of its widest layer.
         fan_in_nonzero: The same through weights that are not 0.
-        fan_out: Units that one neuron reaches, weights of 0 included; the largest.
+        fan_out: Connections out of one unit, weights of 0 included; the largest.
         fan_out_nonzero: The same through weights that are not 0.
         counts: What a unit sends.
         weight: Weight codes; None where they are floats.
         sums: Weighted sum of each incoming branch, before it is multiplied.
         multiplier: What the sums of several branches are multiplied by; None for one branch.
-        potential: What is compared with the thresholds.
+        potential: What is compared with the thresholds, and its partial sums from the constant on.
         threshold: The thresholds as they are derived.
         bound: Largest rounding of a potential, in units of the value: of several branches, and of weights that are
             rounded floats; else 0.
@@ -131,6 +135,11 @@ class Core:
     potential_bits: int | None = None
     threshold_bits: int | None = None
 
+    def __post_init__(self) -> None:
+        for name, value in self.to_dict().items():
+            if value < 1:
+                raise ConfigError(f"core limit {name} (= {value}) must be a whole number above 0")
+
     @classmethod
     def parse(cls, text: str) -> Core:
         """Read limits such as ``fan_in=256,neurons=1024,weight_bits=2``.
@@ -145,7 +154,7 @@ class Core:
                 raise ConfigError(f"core limit {name!r} is unknown: {', '.join(LIMITS)} are known, as in fan_in=256")
             if name in limits:
                 raise ConfigError(f"core limit {name} is given twice")
-            if not value.isascii() or not value.isdigit() or not int(value):
+            if not value.isascii() or not value.isdigit():
                 raise ConfigError(f"core limit {name} (= {value!r}) must be a whole number above 0")
             limits[name] = int(value)
         return cls(**limits)
@@ -216,15 +225,12 @@ def fit(footprints: list[Footprint], core: Core) -> Fit:
 def footprints(network: SpikingNetwork) -> list[Footprint]:
     """What each layer with synapses takes, in order."""
     targets, through = fan_outs(network, zeros=True), fan_outs(network, zeros=False)
+    sources, hearing = fan_ins(network, zeros=True), fan_ins(network, zeros=False)
     rows = []
     for name, layer in network.layers.items():
         if not isinstance(layer, Encoder | SpikingLayer | Readout):
             continue
         weights = [branch.synapse.weight for branch in layer.branches]
-        windows = [1] * len(weights)
-        if not isinstance(layer, Encoder):
-            windows = [_pooled(network, wire) for wire in network.nodes[name].inputs]
-        inputs = [branch.synapse.fan_in * own for branch, own in zip(layer.branches, windows, strict=True)]
         grid = None if isinstance(layer, Readout) else layer.grid
         facts: dict[str, Any] = {
             "name": name,
@@ -233,8 +239,8 @@ def footprints(network: SpikingNetwork) -> list[Footprint]:
             "levels": 1 if grid is None else grid.levels,
             "weights": sum(weight.numel() for weight in weights),
             "nonzero": sum(int((weight != 0).sum()) for weight in weights),
-            "fan_in": sum(inputs) if not isinstance(layer, Encoder) else max(inputs, default=0),
-            "fan_in_nonzero": _nonzero_inputs(weights, windows, several=not isinstance(layer, Encoder)),
+            "fan_in": sources[name],
+            "fan_in_nonzero": hearing[name],
             "fan_out": int(targets[name].max()) if name in targets else 0,
             "fan_out_nonzero": int(through[name].max()) if name in through else 0,
             "counts": None if grid is None else Range(-grid.negative, grid.positive),
@@ -248,13 +254,13 @@ def footprints(network: SpikingNetwork) -> list[Footprint]:
 
 
 def sum_range(synapse: Synapse, low: int, high: int) -> tuple[Tensor, Tensor]:
-    """Smallest and largest weighted sum of counts in low .. high, int64 (C_out,) each.
+    """Smallest and largest weighted sum of counts in low .. high, with low <= 0 <= high; int64 (C_out,) each.
 
     Of the lines of a unit split by sign one carries a count at most, so that the worst of them counts.
     """
     weight = synapse.weight.to(torch.int64).reshape(len(synapse.weight), synapse.lines, -1)
     ends = torch.stack([weight * low, weight * high])
-    return ends.amin((0, 2)).clamp(max=0).sum(1), ends.amax((0, 2)).clamp(min=0).sum(1)
+    return ends.amin((0, 2)).sum(1), ends.amax((0, 2)).sum(1)
 
 
 def potential_range(network: SpikingNetwork, name: str, layer: SpikingLayer) -> tuple[Tensor, Tensor]:
@@ -267,10 +273,41 @@ def potential_range(network: SpikingNetwork, name: str, layer: SpikingLayer) -> 
     return low, high
 
 
-def fan_outs(network: SpikingNetwork, zeros: bool) -> Mapping[str, Tensor]:
-    """For each layer that sends spikes the number of targets of each position, int64 of its shape.
+def fan_ins(network: SpikingNetwork, zeros: bool) -> Mapping[str, int]:
+    """For each layer with synapses the most connections into one of its units.
 
-    Targets of all its readers add up; through wiring a spike reaches those behind it. A max pool is a target itself,
+    A sum-pool passes on each unit of its window; a max pool sends one count of its own. Of an encoder it is the inputs
+    of its widest layer.
+
+    Args:
+        network: The network.
+        zeros: Count connections whose weight is zero, too.
+    """
+    sums: dict[str, Tensor] = {}  # for each value on a wire the units that it is the sum of
+    found: dict[str, int] = {}
+    for name, layer in network.layers.items():
+        arriving = [sums[wire] for wire in network.nodes[name].inputs if wire != INPUT]
+        if isinstance(layer, Wiring):
+            sums[name] = layer(*arriving)
+            continue
+        sums[name] = torch.ones(1, *network.nodes[name].shape, dtype=torch.float64)
+        if isinstance(layer, MaxPool2d):
+            continue
+        assert isinstance(layer, Encoder | SpikingLayer | Readout)
+        synapses = [branch.synapse for branch in layer.branches]
+        connected = [torch.ones_like(own.weight) if zeros else own.weight != 0 for own in synapses]
+        if isinstance(layer, Encoder):
+            found[name] = max((int(own.flatten(1).sum(1).max()) for own in connected), default=0)
+        else:
+            parts = [s.connect(x, c.double()) for s, x, c in zip(synapses, arriving, connected, strict=True)]
+            found[name] = round(float(torch.stack(parts).sum(0).max()))
+    return found
+
+
+def fan_outs(network: SpikingNetwork, zeros: bool) -> Mapping[str, Tensor]:
+    """For each layer that sends spikes the number of connections out of each of its units, int64 of its shape.
+
+    Those of all its readers add up; through wiring a spike reaches what is behind it. A max pool is a target itself,
     once for each window, and has targets of its own.
 
     Args:
@@ -311,23 +348,6 @@ def _integers(network: SpikingNetwork, name: str, layer: SpikingLayer) -> dict[s
         "threshold": Range(int(layer.neuron.thresholds.min()), int(layer.neuron.thresholds.max())),
         "bound": float(layer.error.max()),
     }
-
-
-def _nonzero_inputs(weights: list[Tensor], windows: list[int], several: bool) -> int:
-    """Most connections through weights other than 0 into one neuron; of several branches added, of stages the most."""
-    inputs = [(weight != 0).flatten(1).sum(1) * window for weight, window in zip(weights, windows, strict=True)]
-    if several and all(len(own) == len(inputs[0]) for own in inputs):
-        return int(torch.stack(inputs).sum(0).max())
-    return max((int(own.max()) for own in inputs), default=0)
-
-
-def _pooled(network: SpikingNetwork, wire: str) -> int:
-    """Units that one value on a wire is the sum of: the windows of the sum-pools in front."""
-    layer = network.layers[wire]
-    if not isinstance(layer, Wiring):
-        return 1
-    own = layer.kernel[0] * layer.kernel[1] if isinstance(layer, SumPool2d) else 1
-    return own * max(_pooled(network, source) for source in network.nodes[wire].inputs)
 
 
 def _windows(pool: MaxPool2d, shape: tuple[int, ...]) -> Tensor:

@@ -131,6 +131,14 @@ class SpikingLayer(nn.Module):
             total += channelwise(multiplier, part) * part.to(torch.int64)
         return total
 
+    @property
+    def line(self) -> tuple[Tensor, Tensor]:
+        """Slope and offset of the value z over the potential Z, float64 (C,) each."""
+        if len(self.branches) > 1:
+            return 1 / self.factor, torch.zeros_like(self.factor)
+        (branch,) = self.branches
+        return branch.scale.abs() / branch.divisor, branch.offset
+
     def value(self, potential: Tensor) -> Tensor:
         """z of every unit, which its grid's boundaries cut, from its integer potential Z; float64 (N, C, ...).
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from snnconv.config import Preprocessing
 from snnconv.errors import ConversionError, DataError
+from snnconv.grids import Grid
 from snnconv.snn.layers import Encoder, Readout, SpikingLayer, SumPool2d, Unit
 
 INPUT = "input"
@@ -30,6 +31,15 @@ Instead = Mapping[str, Callable[..., Tensor]]
 
 NOTHING: Instead = MappingProxyType({})
 """Every layer runs as it is."""
+
+
+Sent = Callable[[Grid], tuple[int, int]]
+"""Smallest and largest count that a unit of a grid sends."""
+
+
+def whole_count(grid: Grid) -> tuple[int, int]:
+    """A ladder sends its whole count at once."""
+    return -grid.negative, grid.positive
 
 
 @dataclass(frozen=True)
@@ -173,12 +183,12 @@ class SpikingNetwork(nn.Module):
         """Shape of what a wire carries for one image."""
         return self.header.shape if wire == INPUT else self.nodes[wire].shape
 
-    def count_range(self, wire: str) -> tuple[int, int]:
-        """Smallest and largest count that a wire may carry."""
+    def count_range(self, wire: str, sent: Sent = whole_count) -> tuple[int, int]:
+        """Smallest and largest count that a wire may carry, where units send what ``sent`` says."""
         layer = self.layers[wire]
         if isinstance(layer, Encoder | SpikingLayer):
-            return -layer.grid.negative, layer.grid.positive
-        ranges = [self.count_range(source) for source in self.nodes[wire].inputs]
+            return sent(layer.grid)
+        ranges = [self.count_range(source, sent) for source in self.nodes[wire].inputs]
         low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
         window = layer.kernel[0] * layer.kernel[1] if isinstance(layer, SumPool2d) else 1
         return low * window, high * window

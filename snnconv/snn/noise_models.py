@@ -6,7 +6,6 @@ several together. Noise of ratio 0 is no noise.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,9 @@ from snnconv.snn.noise import Delete, flip_bits, happens, insert_spikes, jitter_
 from snnconv.snn.synapses import IdentitySynapse, LinesSynapse
 
 Place = Literal["input", "weight", "threshold", "potential", "spike"]
+
+STRONGEST = 1_000_000
+"""Largest ratio that is no probability; far beyond it values overflow."""
 
 ENCODER, ALL = "encoder", "all"
 """Words for layers: those that read the analog input, and every layer that a noise can act on."""
@@ -59,8 +61,8 @@ class Noise(ABC):
     def __post_init__(self) -> None:
         if self.probability and not 0 <= self.ratio <= 1:
             raise ConfigError(f"the {self.name} noise ratio (= {self.ratio}) is a probability and must lie in [0, 1]")
-        if not (math.isfinite(self.ratio) and self.ratio >= 0):
-            raise ConfigError(f"the {self.name} noise ratio (= {self.ratio}) must be a number from 0 on")
+        if not 0 <= self.ratio <= STRONGEST:
+            raise ConfigError(f"the {self.name} noise ratio (= {self.ratio}) must lie in [0, {STRONGEST:,}]")
 
     def candidates(self, network: SpikingNetwork) -> tuple[str, ...]:
         """Layers of a network that the noise can act on."""
@@ -92,13 +94,13 @@ class Site:
         key: Key of the draws of a step.
         positive: Threshold neurons of a unit that fire above zero, in one step.
         negative: Those that fire below zero.
-        steps: T, time steps.
+        temporal: Whether a unit is one neuron over time, which has at most one spike a step.
     """
 
     key: Callable[[int], int]
     positive: int
     negative: int
-    steps: int = 1
+    temporal: bool = False
 
 
 class SpikeNoise(Noise):
@@ -139,7 +141,7 @@ class Insertion(SpikeNoise):
 
     def disturb(self, counts: Tensor, site: Site, images: Tensor, step: int, delete: Delete) -> Tensor:
         noisy = insert_spikes(counts, self.ratio, site.key(step), images, site.positive, site.negative)
-        return noisy if site.steps == 1 else torch.where(counts == 0, noisy, counts)
+        return torch.where(counts == 0, noisy, counts) if site.temporal else noisy
 
 
 class StuckSilent(SpikeNoise):

@@ -72,7 +72,8 @@ class LayerMemory:
         weight_memory: Bits of all weights.
         threshold_memory: Bits of all thresholds, L a channel.
         membrane_memory: Bits of all potentials, one a unit, which its L threshold neurons share.
-        incoming_levels: Largest number of steps between two counts of a wire that comes in; 0 in the encoder.
+        incoming_levels: Largest number of steps between two counts of a wire that comes in, over time between two net
+            counts that there may be in the end; 0 in the encoder.
         potential_updates: Potentials touched, one a unit and step: what a clock-driven chip does.
         analog_macs: Multiply-accumulates of the analog encoder, border included; the input is constant, so that
             they are done once.

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from snnconv.errors import ConfigError
+from snnconv.processes import Group
 from snnconv.snn.counting import CONVENTIONS, Counter, Tally
 from snnconv.snn.network import Tap
 from snnconv.snn.settling import Settling
@@ -17,12 +19,12 @@ from snnconv.snn.temporal import TemporalNetwork
 
 
 def train_tally(tally: Tally) -> Tally:
-    """A tally for trains, whose spikes of one step are -1, 0 or 1 whatever the grid; a silent step costs nothing."""
+    """A tally for trains, of which a silent step costs nothing."""
 
     def summed(counts: Tensor, maps: Tensor, within: tuple[int, int]) -> Tensor:
         if not counts.any():
             return torch.zeros(3, len(maps), dtype=torch.int64)
-        return tally(counts, maps, (-1, 1))
+        return tally(counts, maps, within)
 
     return summed
 
@@ -72,6 +74,12 @@ class EarlyExit:
     steps: int = 0
     sure: int = 0
 
+    def merge(self, group: Group, steps: int) -> None:
+        """Put together what several processes have counted; in every process."""
+        self.counter.merge(group, steps)
+        counts = np.array([self.images, self.correct, self.steps, self.sure], dtype=np.int64)
+        self.images, self.correct, self.steps, self.sure = group.sum(counts).tolist()
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; an image each."""
         spikes, sops = self.counter.totals()
@@ -112,6 +120,9 @@ class OverTime:
         tally: Sums up one batch of a wire.
         margin: Confidence for early exit, 0..1; None runs all steps only.
 
+    Attributes:
+        codes: Counts what the ladder does on the same images; its tap belongs to the engine that runs it.
+
     Raises:
         ConfigError: a margin outside 0..1.
     """
@@ -120,11 +131,16 @@ class OverTime:
         if margin is not None and not 0 <= margin <= 1:
             raise ConfigError(f"the exit margin (= {margin:g}) is a difference of probabilities and must lie in 0..1")
         self.temporal = temporal
-        self.counter = Counter(temporal.network, train_tally(tally))
+        self.counter = self._counter(tally)
+        self.codes = Counter(temporal.network, tally)
         self.settling = Settling(temporal.network, temporal.steps, temporal.model.rate)
-        self.exit = None if margin is None else EarlyExit(margin, Counter(temporal.network, train_tally(tally)))
+        self.exit = None if margin is None else EarlyExit(margin, self._counter(tally))
         self.correct = torch.zeros(temporal.steps, dtype=torch.int64)
         self.shown = 0
+
+    def _counter(self, tally: Tally) -> Counter:
+        """A counter of trains."""
+        return Counter(self.temporal.network, train_tally(tally), self.temporal.net_range)
 
     def run(self, batch: Timed, temporal: TemporalNetwork | None = None) -> Tensor:
         """Logits of a batch after every step, float64 (T, N, classes) on the CPU.
@@ -158,6 +174,16 @@ class OverTime:
             return counts
 
         temporal(batch.x, (*batch.taps, until), batch.move)
+
+    def merge(self, group: Group) -> None:
+        """Put together what several processes have run; in every process."""
+        self.counter.merge(group, self.temporal.steps)
+        self.codes.merge(group)
+        self.settling.merge(group)
+        self.correct = torch.from_numpy(group.sum(self.correct.numpy()))
+        self.shown = sum(group.gather(self.shown))
+        if self.exit is not None:
+            self.exit.merge(group, self.temporal.steps)
 
     def per_step(self) -> list[dict[str, Any]]:
         """A row a step: t, accuracy, spikes and SOPs an image in this step and up to it, mismatching units.

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from snnconv.processes import Group
 from snnconv.snn.network import SpikingNetwork
 
 
@@ -62,6 +63,14 @@ class Settling:
             self.mismatches[name][step] += int(wrong.sum())
             self._settled[name][-1][wrong > 0] = step + 2
         return counts
+
+    def merge(self, group: Group) -> None:
+        """Put together what several processes have compared; in every process."""
+        parts = group.gather((self.images, self.mismatches, self._settled))
+        self.images = sum(images for images, _, _ in parts)
+        for name in self.grids:
+            self.mismatches[name] = np.sum([mismatches[name] for _, mismatches, _ in parts], axis=0)
+            self._settled[name] = [batch for _, _, settled in parts for batch in settled[name]]
 
     def settled(self, name: str | None = None) -> Tensor:
         """For each image the t from which all units of a layer, or of all layers, are right for good, int64 (images,);

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, Self
 
+import numpy as np
 import torch
 from scipy.stats import binomtest
 from torch import Tensor
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from snnconv.data.ranking import TOP, ranks
 from snnconv.data.sets import ImageSet
 from snnconv.errors import ConfigError
+from snnconv.processes import ALONE, Group
 from snnconv.snn.batches import Batches, Prepared
 from snnconv.snn.counting import CONVENTIONS, SPIKE_RULES, Counter, LayerCounts, Tally
 from snnconv.snn.network import NOTHING, Instead, SpikingNetwork, Tap
@@ -105,6 +107,13 @@ class Simulation:
     noise: list[dict[str, Any]] = field(default_factory=list)
     neuron: str = "ladder"
     latency_steps: int = 1
+
+    def merge(self, group: Group) -> None:
+        """Put together what several processes have counted by trial and by batch; in every process."""
+        by_trial = group.sum(np.array([self.correct_by_trial, self.top5_by_trial], dtype=np.int64))
+        self.correct_by_trial, self.top5_by_trial = by_trial.tolist()
+        logs = [log for part in group.gather(self.batches) for log in part]
+        self.batches = sorted(logs, key=lambda log: (log.trial, log.batch, log.step))
 
     @property
     def top5_accuracy(self) -> float | None:
@@ -218,8 +227,11 @@ def simulate(
     quiet: bool = True,
     first_trial: int = 0,
     batches: Batches | None = None,
+    group: Group = ALONE,
 ) -> Simulation:
     """Run a network over a data set, with noise, and count.
+
+    Of several processes each runs some of the batches, and each returns the whole: the integers are those of one.
 
     Args:
         engine: Runs the network, which knows its preprocessing.
@@ -231,6 +243,7 @@ def simulate(
         quiet: Show no progress.
         first_trial: Number of the first trial.
         batches: The same images in batches, kept from one simulation to the next; None makes them.
+        group: The processes that share the batches; batches that are given are this process's.
 
     Raises:
         ConfigError: a ratio or layers that a noise cannot have, an engine that cannot have it, fewer than one trial or
@@ -240,7 +253,7 @@ def simulate(
     network = engine.network
     described = describe(network, noise)
     require_reals(engine, noise)
-    batches = Batches(images, network, batch_size) if batches is None else batches
+    batches = Batches(images, network, batch_size, group=group) if batches is None else batches
     result = Simulation(len(images), trials, *deletion_of(network, noise), network.levels, 1, engine.name, seed)
     result.classes, result.noise = images.classes, described
     result.latency_steps = 1 + schedule_of(network).depth
@@ -252,7 +265,7 @@ def simulate(
             own = Trial(network, noise, seed, first_trial + trial)
             runner = engine if own.network is network else engine.remade(own.network)
             correct, among_five = 0, 0
-            for number, batch in enumerate(batches):
+            for number, batch in zip(batches.numbers, batches, strict=True):
                 logits = _run(runner, own, batch, counter)
                 right = int((logits.argmax(1).cpu() == batch.labels).sum())
                 correct += right
@@ -264,6 +277,8 @@ def simulate(
                 bar.update()
             result.correct_by_trial.append(correct)
             result.top5_by_trial.append(among_five)
+    counter.merge(group)
+    result.merge(group)
     result.layers = counter.layers()
     result.choices = runner.choices | dict.fromkeys(own.real, "reference" if engine.name == "reference" else "dense")
     if runs < trials:
@@ -310,7 +325,7 @@ def _run(runner: Runner, trial: Trial, batch: Prepared, counter: Counter) -> Ten
     taps: tuple[Tap, ...] = (*trial.taps(batch.indices, runner.delete), counter.tap)
     if trial.touches_input:
         return runner.run(trial.inputs(batch.x, batch.indices), taps, instead)
-    same = set(runner.network.encoders) - set(instead)
+    same = set(runner.network.encoders) - trial.changed
     if batch.kept and not same <= set(batch.encoded):
         taps = (partial(_keep, batch, same), *taps)
     instead |= {name: partial(_sent, batch.encoded[name]) for name in same & set(batch.encoded)}

@@ -15,6 +15,7 @@ from spikingjelly.activation_based import functional
 from torch import Tensor, nn
 
 from snnconv.errors import ConfigError
+from snnconv.grids import MAX_LEVELS, Grid
 from snnconv.snn.exact import exact_arithmetic, exact_dtype
 from snnconv.snn.layers import Encoder, MaxPool2d, Readout, SpikingLayer, channelwise
 from snnconv.snn.network import INPUT, SpikingNetwork, Tap
@@ -22,7 +23,7 @@ from snnconv.snn.neurons.registry import Membrane, find_neuron, steps_of
 from snnconv.snn.neurons.running import RunningCount, RunningMax
 from snnconv.snn.neurons.slots import SlotNeuron, thermometer
 from snnconv.snn.schedule import schedule_of
-from snnconv.snn.thresholds import value_thresholds
+from snnconv.snn.thresholds import continue_thresholds, value_thresholds
 
 Move = Callable[[str, Tensor], Tensor]
 """Called with a layer's name and its train (T, N, ...) over all steps; returns the train that travels on."""
@@ -81,7 +82,8 @@ class TemporalNetwork(nn.Module):
         functional.set_step_mode(self, "m")
         sizes = [torch.Size(node.shape).numel() for node in network.nodes.values()]
         self._widest, self._units, self._together = max(sizes), sum(sizes), together
-        self._thermometer = shortcut and not self.model.rate  # how neurons with integer potentials send a constant
+        # how neurons with integer potentials send a constant; what lies above the grid is no count of the encoder's
+        self._thermometer = shortcut and not self.model.rate and self.model.clipped
         last = {wire: name for name, node in network.nodes.items() for wire in node.inputs if wire != INPUT}
         self._done_after = {name: [wire for wire, reader in last.items() if reader == name] for name in network.nodes}
 
@@ -97,6 +99,13 @@ class TemporalNetwork(nn.Module):
         T + depth; slots hold that delay already.
         """
         return self.steps + (0 if self.model.schedule == "slots" else self.schedule.depth)
+
+    def net_range(self, grid: Grid) -> tuple[int, int]:
+        """Smallest and largest net count that a unit of a grid may have in the end, a spike a step."""
+        if self.model.rate:
+            return 0, self.steps
+        positive = grid.positive if self.model.clipped else max(grid.positive, MAX_LEVELS)
+        return -min(grid.negative, self.steps), min(positive, self.steps)
 
     @property
     def most_images(self) -> int:
@@ -166,18 +175,25 @@ class TemporalNetwork(nn.Module):
     def _fire(self, name: str, layer: SpikingLayer, incoming: list[Tensor], steps: range) -> Tensor:
         """Spikes of a spiking layer."""
         neuron = self.neurons[name]
-        if isinstance(neuron, SlotNeuron) and self._counts_suffice(neuron, incoming, steps):
-            counts = layer(*(train.sum(0, dtype=torch.float32) for train in incoming))
-            return thermometer(counts, range(-neuron.first, self.steps - neuron.first))
+        if isinstance(neuron, SlotNeuron) and self._complete(neuron, incoming, steps):
+            counts = [train.sum(0, dtype=torch.float32) for train in incoming]
+            if self._within_grids(name, counts):
+                return thermometer(layer(*counts), range(-neuron.first, self.steps - neuron.first))
         if self.model.rate:
             levels = [self._levels[wire] for wire in self.network.nodes[name].inputs]
             return cast(Tensor, neuron(_as_batch(lambda *spikes: rate_current(layer, levels, spikes), incoming)))
         return cast(Tensor, neuron(_as_batch(layer.current, incoming)))
 
-    def _counts_suffice(self, neuron: SlotNeuron, incoming: list[Tensor], steps: range) -> bool:
+    def _complete(self, neuron: SlotNeuron, incoming: list[Tensor], steps: range) -> bool:
         """Whether everything a layer will ever receive is there before its slot's first spike is decided."""
         complete = self.shortcut and len(steps) == self.steps
         return complete and not any(bool(train[neuron.first + 1 :].any()) for train in incoming)
+
+    def _within_grids(self, name: str, counts: list[Tensor]) -> bool:
+        """Whether a layer receives what a ladder could, for which its own thresholds were made; noise may add more."""
+        ranges = [self.network.count_range(wire) for wire in self.network.nodes[name].inputs]
+        ends = [count.aminmax() for count in counts]
+        return all(low <= int(own.min) and int(own.max) <= high for own, (low, high) in zip(ends, ranges, strict=True))
 
     def _read(self, layer: Readout, name: str, incoming: list[Tensor], steps: range) -> Tensor:
         """Logits after each step, from the net counts up to there."""
@@ -195,13 +211,28 @@ class TemporalNetwork(nn.Module):
         """The shell of one layer's neurons."""
         make, first = self.model.make, self.schedule.first(name)
         assert make is not None
+        thresholds = self._thresholds(name, layer)
         if isinstance(layer, Encoder):
-            thresholds = value_thresholds(layer.grid, self.network.nodes[name].shape[0]).to(self.network.device)
             return cast(nn.Module, make(Membrane(layer.grid, thresholds, None, torch.float64, first)))
         several = len(layer.branches) > 1
-        dtype = torch.int64 if several else exact_dtype(layer.reach * max(1, self.steps))
         constant = layer.constant if several else None
-        return cast(nn.Module, make(Membrane(layer.grid, layer.neuron.thresholds, constant, dtype, first)))
+        dtype = _state_dtype(name, layer.reach * self.steps, several)
+        return cast(nn.Module, make(Membrane(layer.grid, thresholds, constant, dtype, first)))
+
+    def _thresholds(self, name: str, layer: Encoder | SpikingLayer) -> Tensor:
+        """Those that one layer's neurons compare with, (levels, C), beyond the top of the grid if nothing clips.
+
+        They hold beyond the ladder's reach, where noise can lead: spikes too many, or too few of those taken back.
+        """
+        grid = layer.grid
+        levels = grid.levels if self.model.clipped else max(grid.levels, min(self.steps, MAX_LEVELS))
+        if isinstance(layer, Encoder):
+            channels = self.network.nodes[name].shape[0]
+            rows = value_thresholds(grid.continued(levels), channels).to(self.network.device)
+        else:
+            rows = continue_thresholds(layer.neuron.thresholds, layer.reach, *layer.line, grid, levels)
+        follows = self.model.schedule == "free" and not self.model.rate and not grid.negative
+        return rows[: self.steps] if follows else rows  # at a spike a step no count goes past T
 
 
 def rate_current(layer: SpikingLayer, levels: Sequence[int], spikes: Sequence[Tensor]) -> Tensor:
@@ -225,6 +256,20 @@ def rate_current(layer: SpikingLayer, levels: Sequence[int], spikes: Sequence[Te
     for part in parts[1:]:
         total = total + part
     return total
+
+
+def _state_dtype(name: str, reach: int, several: bool) -> torch.dtype:
+    """In what potentials up to ``reach`` are exact: the narrowest float, else int64, which sums of branches take.
+
+    Raises:
+        ConfigError: not even there.
+    """
+    if reach >= 2**63:
+        raise ConfigError(
+            f"potentials of layer {name} may take {reach.bit_length()} bits over so many steps, and 63 is the most: "
+            "take fewer --steps"
+        )
+    return torch.int64 if several or reach >= 2**53 else exact_dtype(reach)
 
 
 def _as_batch(layer: Callable[..., Tensor], trains: Sequence[Tensor]) -> Tensor:

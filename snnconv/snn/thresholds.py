@@ -28,6 +28,8 @@ from snnconv.grids import Grid
 
 SMALLEST_VALUE = 2.0**-60
 """A unit whose value never exceeds this is computed as if it did."""
+FURTHEST = 2**62
+"""A threshold that is never reached, or negated, always."""
 POTENTIAL_BITS = 52
 """Bits of the integer potential of a unit with several branches, so that float64 holds it exactly."""
 
@@ -79,6 +81,41 @@ def value_thresholds(grid: Grid, channels: int) -> Tensor:
     """
     rows = [b if shut else math.nextafter(b, math.inf) for b, shut in zip(grid.boundaries, grid.closed, strict=True)]
     return torch.tensor(rows, dtype=torch.float64)[:, None].expand(-1, channels)
+
+
+def continue_thresholds(
+    thresholds: Tensor, reach: int, slope: Tensor, offset: Tensor, grid: Grid, levels: int
+) -> Tensor:
+    """Thresholds of a unit whose potentials leave the ladder's reach, or whose grid goes on above its top.
+
+    A threshold that lies within reach stays. The others, of which a ladder only says on which side of everything they
+    are, become the smallest integer V with slope * V + offset at or above boundary i, as float64 has it.
+
+    Args:
+        thresholds: T of the ladder, int64 (L, C).
+        reach: Largest magnitude of Z in the ladder.
+        slope: Value of Z = 1, float64 (C,), 0 or more.
+        offset: Value of Z = 0, float64 (C,).
+        grid: The unit's grid, evenly spaced where it goes on.
+        levels: Levels in the end, at least L.
+
+    Returns:
+        int64 (levels, C), ascending.
+    """
+    further = grid.continued(levels)
+    rows = []
+    for number, (boundary, shut) in enumerate(zip(further.boundaries, further.closed, strict=True)):
+        distance = boundary - offset
+        needed = torch.where(slope > 0, distance / slope, distance * math.inf)
+        first = torch.ceil(needed) if shut else torch.floor(needed) + 1
+        fires = (slope == 0) & (offset >= boundary if shut else offset > boundary)
+        first = torch.where(fires, -math.inf, first.nan_to_num(math.inf, math.inf, -math.inf))
+        row = first.clamp(-FURTHEST, FURTHEST).to(torch.int64)
+        if number < grid.levels:
+            own = thresholds[number]
+            row = torch.where((own > -reach) & (own <= reach), own, row)
+        rows.append(row)
+    return torch.stack(rows).cummax(0).values
 
 
 def largest_value(largest: Tensor, grid: Grid) -> Tensor:

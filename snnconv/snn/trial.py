@@ -43,6 +43,19 @@ SUM_BITS = 52
 """Disturbed weights are rounded so that a potential's bits are no more, and float64 sums are exact in any order."""
 
 
+def require_time(noises: Sequence[Noise], steps: int) -> None:
+    """Refuse noise that moves spikes where there is one step only.
+
+    Raises:
+        ConfigError: jitter at T = 1.
+    """
+    if steps == 1 and any(isinstance(noise, Jitter) and noise.ratio > 0 for noise in noises):
+        raise ConfigError(
+            "jitter noise moves spikes in time and needs more than one step, but T = 1: take a neuron of several "
+            "steps, or another noise"
+        )
+
+
 class Trial:
     """The noises of one trial on a network.
 
@@ -52,6 +65,7 @@ class Trial:
         seed: Seed of the draws.
         number: Number of the trial.
         steps: T, time steps of the run.
+        temporal: Whether a unit is one neuron, which sends a spike a step, even where T = 1; else a ladder of L.
 
     Attributes:
         network: The network to run: the same, or one with flipped weight codes.
@@ -61,15 +75,17 @@ class Trial:
     """
 
     def __init__(
-        self, network: SpikingNetwork, noises: Sequence[Noise] = (), seed: int = 0, number: int = 0, steps: int = 1
+        self,
+        network: SpikingNetwork,
+        noises: Sequence[Noise] = (),
+        seed: int = 0,
+        number: int = 0,
+        steps: int = 1,
+        temporal: bool = False,
     ) -> None:
         pairs = settled(network, noises)
-        if steps == 1 and any(isinstance(noise, Jitter) for noise, _ in pairs):
-            raise ConfigError(
-                "jitter noise moves spikes in time and needs more than one step, but T = 1: take a neuron of several "
-                "steps, or another noise"
-            )
-        self.seed, self.number, self.steps = seed, number, steps
+        require_time(noises, steps)
+        self.seed, self.number, self.steps, self.temporal = seed, number, steps, temporal
         self._active = [(noise, layers) for noise, layers in pairs if noise.ratio > 0]
         self.network = self._flipped(network)
         self._disturbed = {name: self._mismatched(name) for name in self._of(WeightMismatch)}
@@ -88,6 +104,11 @@ class Trial:
     def real(self) -> tuple[str, ...]:
         """Layers that are decided on real numbers, in the network's order."""
         return tuple(name for name in self.network.layers if name in self._units or name in self._disturbed)
+
+    @property
+    def changed(self) -> frozenset[str]:
+        """Layers whose counts differ from those without noise already before any noise on their spikes."""
+        return frozenset((*self.real, *self._of(BitFlips)))
 
     @property
     def touches_input(self) -> bool:
@@ -204,9 +225,9 @@ class Trial:
         return unit.grid
 
     def _site(self, noise: Noise, layer: str) -> Site:
-        grid, most = self._grid(layer), 1 if self.steps > 1 else math.inf
+        grid, most = self._grid(layer), 1 if self.temporal else math.inf
         positive, negative = (int(min(codes, most)) for codes in (grid.positive, grid.negative))
-        return Site(lambda step: self._key(noise, layer, step), positive, negative, self.steps)
+        return Site(lambda step: self._key(noise, layer, step), positive, negative, self.temporal)
 
     def _flipped(self, network: SpikingNetwork) -> SpikingNetwork:
         flips = self._of(BitFlips)

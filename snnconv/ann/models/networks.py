@@ -42,6 +42,7 @@ Xu et al. 2020, arXiv:2204.01234; ``-small`` is made for 32x32 images."""
 NETWORKS: dict[str, Builder] = {
     "lenet": plain.lenet,
     "vgg": plain.vgg,
+    "lenet20-50": plain.lenet20_50,
     "lenet5x5": plain.lenet5x5,
     "lenet4x4": plain.lenet4x4,
     "lenet2x2": plain.lenet2x2,

@@ -33,6 +33,24 @@ def lenet(image: Image, classes: int, quantization: Quantization) -> nn.Module:
     return conv_stack(convs, image, classes, quantization)
 
 
+def lenet20_50(image: Image, classes: int, quantization: Quantization) -> nn.Module:
+    """LeNet of the negative-spike nets: 20C5 | 20C2/2 | 50C5 | 50C2/2 | 500C4 | dense, all unpadded; for 28x28 images.
+
+    The source keeps all weights float and clips no activation: ``k1B63-float`` is its k = 1.
+
+    Ref: Zou et al. 2023, Adv. Intell. Syst., where it is written 20C5-P2-50C5-P2-500; its pools are learned
+    convolutions of stride 2, its dense layer a convolution.
+    """
+    convs = [
+        Conv(20, 5, padding="valid"),
+        Conv(20, 2, stride=2),
+        Conv(50, 5, padding="valid"),
+        Conv(50, 2, stride=2),
+        Conv(500, 4, padding="valid"),
+    ]
+    return conv_stack(convs, image, classes, quantization)
+
+
 def lenet5x5(image: Image, classes: int, quantization: Quantization) -> nn.Module:
     """TWTA LeNet: 32C5 | 32C2/2 | 64C5 | 64C2/2 | dense 512 | dense, BN; for 28x28 images.
 

@@ -26,7 +26,8 @@ def follow_step(count: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
 
     Ref: You et al. 2024, "SpikeZIP-TF" (ST-BIF). Zou et al. 2023, Adv. Intell. Syst. (negative spikes), clipped to
     the grid: with q = b + count * D, the shadow of the potential, +1 where clip(m) - q >= D and -1 where
-    clip(m) - q < 0 say the same wherever the boundaries are D apart.
+    clip(m) - q < 0 say the same wherever the boundaries are D apart. As published, max(m, b) stands for clip(m): the
+    same with as many thresholds as there are steps.
     """
     spikes = torch.sign(code - count)
     return count + spikes, spikes
@@ -55,6 +56,6 @@ class FollowingNeuron(IntegratingNeuron):
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """One step: currents in, spikes out."""
         v, n = states
-        v = v + inputs[0]
+        v = self.integrate(v, inputs[0])
         n, spikes = follow_step(n, ladder_step(v, self.thresholds, self.negative))
         return (spikes,), (v, n)

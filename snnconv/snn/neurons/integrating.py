@@ -32,5 +32,9 @@ class IntegratingNeuron(base.MemoryModule):  # type: ignore[misc]
         v = torch.zeros_like(one, dtype=self.dtype)
         return v if self.constant is None else v + self.constant.reshape(1, -1, *[1] * (v.ndim - 2))
 
+    def integrate(self, v: Tensor, current: Tensor) -> Tensor:
+        """Potentials after a step; integers where floats would not be exact."""
+        return v + (current if v.is_floating_point() else current.to(v.dtype))
+
     def extra_repr(self) -> str:
         return f"levels={len(self.thresholds)}, negative={self.negative}, step_mode={self.step_mode}"

@@ -47,14 +47,16 @@ class NeuronModel:
         even: Whether it needs a grid without codes below zero whose boundaries are evenly spaced.
         make: The shell; None where an engine runs the network as it is.
         source: Who published it.
+        clipped: Whether a net count ends at the top of the grid; else the grid goes on there as it began.
     """
 
     schedule: Literal["one", "slots", "free"]
-    exact: Literal["always", "at the end", "once settled", "no"]
+    exact: Literal["always", "at the end", "once settled", "once settled, below the clip", "no"]
     rate: bool
     even: bool
     make: Callable[[Membrane], base.MemoryModule] | None
     source: str
+    clipped: bool = True
 
     def require(self, neuron: str, layer: str, grid: Grid) -> None:
         """Refuse a grid that the neuron cannot have.
@@ -97,9 +99,12 @@ NEURONS: dict[str, NeuronModel] = {
     "signed-if": NeuronModel("free", "no", True, True, _signed_rate, "Hu et al. 2023"),
     "st-bif": NeuronModel("free", "once settled", False, False, _following, "You et al. 2024"),
     "negative-spike": NeuronModel("free", "once settled", False, True, _following, "Zou et al. 2023"),
+    "negative-spike-unclipped": NeuronModel(
+        "free", "once settled, below the clip", False, True, _following, "Zou et al. 2023", clipped=False
+    ),
 }
-"""``negative-spike`` is the published dynamics clipped to the grid; on the grids it takes these are st-bif's, see
-``following``."""
+"""``negative-spike-unclipped`` is the published dynamics, whose ANNs clip no activation; ``negative-spike`` is the same
+clipped to the grid, and there it is st-bif's, see ``following``."""
 
 
 MOST_STEPS = 10_000
@@ -135,8 +140,9 @@ def steps_of(neuron: str, steps: int | None, slots: int, settling: int) -> int:
         return settling if steps is None else steps
     own = 1 if model.schedule == "one" else slots
     if steps not in (None, own):
+        free = [name for name, other in NEURONS.items() if other.schedule == "free"]
         raise ConfigError(
             f"neuron {neuron!r} takes {own} time step{'s' if own > 1 else ''} on this network, not {steps}: "
-            "leave --steps away, or take if, signed-if, st-bif or negative-spike"
+            f"leave --steps away, or take {', '.join(free[:-1])} or {free[-1]}"
         )
     return own

@@ -35,6 +35,7 @@ def thermometer(counts: Tensor, places: range) -> Tensor:
 
     spike at a place = sign(count) where 0 <= place < |count|, else 0
     """
+    counts = counts.to(torch.int16)  # a place beyond 127 would wrap in int8
     train = torch.zeros(len(places), *counts.shape, dtype=torch.int8, device=counts.device)
     for spikes, place in zip(train, places, strict=True):
         if place >= 0:
@@ -70,7 +71,7 @@ class SlotNeuron(IntegratingNeuron):
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, int]]:
         """One step: currents in, spikes out."""
         v, t = states
-        v = v + inputs[0]
+        v = self.integrate(v, inputs[0])
         return (emit_step(v, self.thresholds, self.negative, t - self.first),), (v, t + 1)
 
     def extra_repr(self) -> str:
