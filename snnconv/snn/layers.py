@@ -99,7 +99,8 @@ class SpikingLayer(nn.Module):
         self.largest = tuple(largest)
         self.reaches = [b.synapse.reach(n) for b, n in zip(branches, largest, strict=True)]
         scales, offsets = (torch.stack([getattr(b, name) for b in branches]) for name in ("scale", "offset"))
-        ladder = derive_ladder(scales, offsets.sum(0), self.reaches, grid, [b.divisor for b in branches])
+        own = [b.synapse.reaches(n) for b, n in zip(branches, largest, strict=True)]
+        ladder = derive_ladder(scales, offsets.sum(0), own, grid, [b.divisor for b in branches])
         self.register_buffer("multipliers", ladder.multipliers, persistent=False)
         self.register_buffer("constant", ladder.constant, persistent=False)
         rounded = [branch.rounding for branch in branches if branch.rounding is not None]

@@ -57,20 +57,20 @@ class Ladder:
 
 
 def derive_ladder(
-    scales: Tensor, offset: Tensor, reaches: Sequence[int], grid: Grid, divisors: Sequence[int] | None = None
+    scales: Tensor, offset: Tensor, reaches: Sequence[int | Tensor], grid: Grid, divisors: Sequence[int] | None = None
 ) -> Ladder:
     """Integer potential and thresholds of a unit.
 
     Args:
         scales: float64 (branches, C).
         offset: float64 (C,), summed over the branches.
-        reaches: For each branch the largest magnitude of U_b.
+        reaches: For each branch the largest magnitude of U_b, of all channels or of each, int64 (C,).
         grid: The unit's grid.
         divisors: For each branch what its scale is divided by; None divides nothing.
     """
     divisors = [1] * len(scales) if divisors is None else divisors
     if len(scales) == 1:
-        return _single(scales[0], divisors[0], offset, reaches[0], grid)
+        return _single(scales[0], divisors[0], offset, int(torch.as_tensor(reaches[0]).max()), grid)
     return _several(scales / torch.tensor(divisors, dtype=scales.dtype)[:, None], offset, reaches, grid)
 
 
@@ -144,7 +144,7 @@ def _single(scale: Tensor, divisor: int, offset: Tensor, reach: int, grid: Grid)
     return Ladder(sign[None], torch.zeros_like(sign), thresholds, reach, none, one)
 
 
-def _several(scales: Tensor, offset: Tensor, reaches: Sequence[int], grid: Grid) -> Ladder:
+def _several(scales: Tensor, offset: Tensor, reaches: Sequence[int | Tensor], grid: Grid) -> Ladder:
     largest = sum(s.abs() * r for s, r in zip(scales, reaches, strict=True)) + offset.abs()
     largest = largest_value(torch.as_tensor(largest), grid)
     room = (POTENTIAL_BITS - 1) - torch.ceil(torch.log2(largest))  # one bit for the roundings
