@@ -120,19 +120,21 @@ def fine_tuned(source: Source, levels: int, epochs: int, rate: float, training: 
 
 
 def table(measured: Mapping[str, Any]) -> str:
-    """One row a way to find the steps, one column an L, accuracies in percent; as Markdown."""
-    numbers = sorted({row["levels"] for row in measured["rows"]})
-    lines = [
-        f"{measured['network']} on {measured['dataset']}, float {100 * measured['float']:.2f} %:",
-        "",
-        "| L | " + " | ".join(map(str, numbers)) + " |",
-        "|---|" + "---|" * len(numbers),
-    ]
-    for method in METHODS:
-        found = {row["levels"]: f"{100 * row['accuracy']:.2f}" for row in measured["rows"] if row["method"] == method}
-        if found:
-            lines.append(f"| {method} | " + " | ".join(found.get(number, "-") for number in numbers) + " |")
-    return "\n".join(lines)
+    """One row an L, one column a way to find the steps, accuracies in percent; as Markdown."""
+    found = {(row["levels"], row["method"]): f"{100 * row['accuracy']:.2f}" for row in measured["rows"]}
+    methods = [method for method in METHODS if any(method == known for _, known in found)]
+    return "\n".join(
+        [
+            f"{measured['network']} on {measured['dataset']}, float {100 * measured['float']:.2f} %:",
+            "",
+            "| L | " + " | ".join(methods) + " |",
+            "|---|" + "---|" * len(methods),
+            *(
+                f"| {levels} | " + " | ".join(found.get((levels, method), "-") for method in methods) + " |"
+                for levels in sorted({levels for levels, _ in found})
+            ),
+        ]
+    )
 
 
 def draw(measured: Sequence[Mapping[str, Any]], out: Path) -> tuple[Path, Path, Path]:

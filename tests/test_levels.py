@@ -48,14 +48,14 @@ def test_a_number_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert json.loads(file.read_text()) == first
 
 
-def test_the_table_has_a_column_an_l() -> None:
+def test_the_table_has_a_row_an_l() -> None:
     assert levels.table(MEASURED).splitlines() == [
         "lenet on mnist, float 99.52 %:",
         "",
-        "| L | 1 | 2 |",
+        "| L | mse | fine-tuned |",
         "|---|---|---|",
-        "| mse | 33.05 | 98.66 |",
-        "| fine-tuned | - | 99.10 |",
+        "| 1 | 33.05 | - |",
+        "| 2 | 98.66 | 99.10 |",
     ]
 
 

@@ -192,6 +192,20 @@ def test_weights_that_are_quantized_already_are_left_alone() -> None:
     assert quantize_weights(traced, 4) == []
 
 
+def test_views_take_images_of_any_memory_format() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), Viewed(), nn.Linear(4 * 6 * 6, 5))
+    placed = insert_quantizers(model, torch.zeros(1, 3, 8, 8), 4)
+    x = torch.rand(2, 3, 8, 8)
+    assert torch.allclose(placed(x.contiguous(memory_format=torch.channels_last)), placed(x), atol=1e-5)
+
+
+class Viewed(nn.Module):
+    """Flattens as many a tutorial does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(x.size(0), -1)
+
+
 class Joined(nn.Module):
     """Two quantized values side by side, then what ``behind`` makes of them."""
 
