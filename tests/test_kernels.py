@@ -166,14 +166,41 @@ def test_sums_of_branches_equal_64_bit_arithmetic(name: str, seed: int, channels
 @built
 @every_kernel
 @settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 20))
+def test_sums_of_wide_potentials_use_all_their_bits(name: str, seed: int, channels: int) -> None:
+    generator, most = draw(seed), 2**23
+    ones = IdentitySynapse(torch.ones(channels, 1, dtype=torch.int8))
+    sizes = 1 + torch.rand(2, channels, dtype=torch.float64, generator=generator)
+    scales = sizes * numbers(0, 1, (2, channels), generator).double().mul(2).sub(1) / torch.tensor([[most], [1]])
+    branches = [Branch(ones, scale, torch.zeros(channels)) for scale in scales]
+    layer = SpikingSum(branches, Grid(0.5, 2, 1, (-0.4, 0.3, 1.1), (False, True, True)), [most, 3])
+    right = numbers(-3, 3, (4, channels, 3, 2), generator)
+    edge = (layer.neuron.thresholds[1] - layer.constant - layer.multipliers[1] * 2).double() / layer.multipliers[0]
+    left = edge.round().clamp(-most, most).reshape(1, -1, 1, 1) + numbers(-2, 2, (4, channels, 3, 2), generator)
+    left = left.clamp(-most, most)
+    sums = sum(m.reshape(-1, 1, 1) * x.to(torch.int64) for m, x in zip(layer.multipliers, (left, right), strict=True))
+    sums += layer.constant.reshape(-1, 1, 1)
+    layer.neuron.thresholds[1], layer.neuron.thresholds[2] = sums[0, :, 0, 0], sums[0, :, 0, 1] + 1  # reached, and not
+    expected = sum((sums >= row.reshape(-1, 1, 1)).to(torch.int8) for row in layer.neuron.thresholds) - 1
+    assert layer.reach > 2**49
+    assert torch.equal(Combination(layer, (channels, 3, 2), Kernels(name))(left.float(), right), expected)
+
+
+@built
+@every_kernel
+@settings(max_examples=15, deadline=None)
 @given(
     st.integers(0, 10**6),
     st.integers(1, 70),
     st.sampled_from((k_b_grid(1, 2), k_b_grid(0, 1), Grid(1, 1, 1, (-0.5, 0.5), (False, True)))),
+    st.tuples(st.integers(1, 3), st.integers(1, 4)),
+    st.tuples(*[st.integers(0, 3)] * 4),
 )
-def test_encoders_decide_as_the_plain_forward(name: str, seed: int, outputs: int, grid: Grid) -> None:
+def test_encoders_decide_as_the_plain_forward(
+    name: str, seed: int, outputs: int, grid: Grid, stride: tuple[int, int], padding: tuple[int, int, int, int]
+) -> None:
     generator = draw(seed)
-    synapse = Conv2dSynapse(torch.randn(outputs, 3, 2, 3, generator=generator), (2, 1), (1, 0, 0, 2))
+    synapse = Conv2dSynapse(torch.randn(outputs, 3, 2, 3, generator=generator), stride, padding)
     scale, offset = torch.randn(2, outputs, dtype=torch.float64, generator=generator)
     encoder = Encoder([Stage(Branch(synapse, scale, offset, 3))], grid)
     x = torch.randn(3, 3, 6, 5, generator=generator)

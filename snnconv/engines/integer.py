@@ -1,4 +1,4 @@
-"""The integer way on the CPU: oneDNN's int8 convolutions, which torch ships, where there are no compiled kernels.
+"""The integer way on the CPU: oneDNN's int8 convolutions, which torch ships; no compiler is needed for them.
 
 Counts travel as int8, channels last. A layer is one call: products of counts and weight codes are summed in 32 bits,
 and the ladder rides on the call as a requantization,
@@ -6,7 +6,7 @@ and the ladder rides on the call as a requantization,
     count(U) = clamp(round(slope * U + shift), -negative, positive)
 
 where this is proven for every channel (``affine.fit_rounding``). Elsewhere the call gives potentials, which meet their
-thresholds one by one; so do sums of several branches.
+thresholds one by one; so do sums of several branches, by a compiled kernel where there is one.
 
 oneDNN takes unsigned bytes. Where counts start at low < 0 they are stored as count - low, border included; every sum is
 then too large by -low * sum w, which thresholds and potentials take back. (oneDNN's own zero point gives wrong sums for
@@ -29,6 +29,7 @@ from torch.nn import functional
 from snnconv.engines.affine import Affine, fit_rounding
 from snnconv.engines.dense import slope_and_reach
 from snnconv.engines.encoder import CHUNK
+from snnconv.engines.kernels import Combination, Kernels
 from snnconv.engines.layered import Step
 from snnconv.grids import MAX_LEVELS
 from snnconv.snn.exact import exact_dtype
@@ -138,8 +139,8 @@ def rounding_of(layer: SpikingLayer, counts: tuple[int, int]) -> Affine | None:
     return fit_rounding(layer.neuron.thresholds + lift(synapse, sign, counts), layer.grid.negative, slope, reach)
 
 
-def integer_step(network: SpikingNetwork, name: str) -> Step | None:
-    """The layer by int8 convolutions, where they can run it."""
+def integer_step(network: SpikingNetwork, name: str, kernels: Kernels | None = None) -> Step | None:
+    """The layer by int8 convolutions, where they can run it; sums of branches by a kernel, where there are kernels."""
     layer, wires = network.layers[name], network.nodes[name].inputs
     if not isinstance(layer, SpikingLayer) or network.device.type != "cpu" or not has_operators():
         return None
@@ -159,8 +160,11 @@ def integer_step(network: SpikingNetwork, name: str) -> Step | None:
         IntegerSynapse(synapse, torch.ones(synapse.out_channels), shape, counts) if exact else _plain(synapse, reach)
         for synapse, shape, counts, exact, reach in zip(synapses, shapes, ranges, fit, layer.reaches, strict=True)
     ]
+    counted = all(own or isinstance(synapse, IdentitySynapse) for own, synapse in zip(fit, synapses, strict=True))
     total = _sum(layer)
-    return Step("integer", lambda *sent: total([part(x) for part, x in zip(parts, sent, strict=True)]), torch.int8)
+    if kernels is not None and counted:
+        total = Combination(layer, network.nodes[name].shape, kernels)
+    return Step("integer", lambda *sent: total(*(part(x) for part, x in zip(parts, sent, strict=True))), torch.int8)
 
 
 def _plain(synapse: Synapse, reach: int) -> Callable[[Tensor], Tensor]:
@@ -170,7 +174,7 @@ def _plain(synapse: Synapse, reach: int) -> Callable[[Tensor], Tensor]:
     return lambda counts: synapse.potential(counts.to(exact_dtype(reach)))
 
 
-def _sum(layer: SpikingLayer) -> Callable[[Sequence[Tensor]], Tensor]:
+def _sum(layer: SpikingLayer) -> Callable[..., Tensor]:
     """Counts of several branches from the potentials of each, a few images at a time.
 
     Z = sum_b M_b * U_b + C is an integer that float64 holds (``thresholds.POTENTIAL_BITS``).
@@ -183,7 +187,7 @@ def _sum(layer: SpikingLayer) -> Callable[[Sequence[Tensor]], Tensor]:
             Z = torch.addcmul(Z, channelwise(multiplier, potential), potential.double())
         return ladder_step(Z, layer.neuron.thresholds, layer.grid.negative)
 
-    def run(potentials: Sequence[Tensor]) -> Tensor:
+    def run(*potentials: Tensor) -> Tensor:
         images = max(1, CHUNK // potentials[0][0].numel())
         chunks = zip(*(torch.split(part, images) for part in potentials), strict=True)
         return torch.cat([fire(*chunk) for chunk in chunks])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from snnconv.engines.library import Addend, EncoderShape, Shape, Team, find_parallel, kernel_names, library
+from snnconv.engines.library import Addend, EncoderShape, Shape, SumShape, Team, find_parallel, kernel_names, library
 from snnconv.errors import ConfigError
 from snnconv.snn import counting, noise
 from snnconv.snn.layers import Encoder, SpikingLayer
@@ -29,6 +29,8 @@ MOST_VALUES = 63
 
 STRIP = 64
 """Channels that the encoder's kernel takes at a time, at most."""
+DOUBLES = 8
+"""Channels that the kernel for sums takes at a time."""
 MOST_INPUTS = 2 * 65535
 """So many channels may a list have: their pairs are numbered by 16 bits."""
 
@@ -185,9 +187,11 @@ class Convolution:
 
 
 class Combination:
-    """The sum of several branches in 64-bit integers, with its ladder.
+    """The sum of several branches, with its ladder.
 
         Z = sum_b M_b * U_b + C
+
+    Z has at most ``POTENTIAL_BITS`` bits, and so have its parts: the kernel adds them up exactly in float64.
 
     Args:
         layer: The layer whose multipliers, constant and thresholds are taken.
@@ -196,22 +200,28 @@ class Combination:
     """
 
     def __init__(self, layer: SpikingLayer, out_shape: Sequence[int], kernels: Kernels) -> None:
-        self.kernels, self.out_shape, self.negative = kernels, tuple(out_shape), layer.grid.negative
-        self.multipliers, self.constant = layer.multipliers.contiguous(), layer.constant.contiguous()
-        self.thresholds = layer.neuron.thresholds.contiguous()
+        self.kernels, self.out_shape = kernels, tuple(out_shape)
+        surplus = -out_shape[0] % DOUBLES
+        self._multipliers, self._constant, self._thresholds = (
+            functional.pad(numbers.double(), (0, surplus)).contiguous()
+            for numbers in (layer.multipliers, layer.constant, layer.neuron.thresholds)
+        )
+        self._record = SumShape(
+            *(out_shape[0], out_shape[0] + surplus, len(layer.multipliers)),
+            *(len(layer.neuron.thresholds), layer.grid.negative),
+            *(self._constant.data_ptr(), self._thresholds.data_ptr()),
+        )
 
     def __call__(self, *values: Tensor) -> Tensor:
-        """Counts of the units, from each branch's potentials (int16) or counts (int8)."""
+        """Counts of the units, from each branch's counts (int8) or potentials (int16, or integers in float32)."""
         rows = [channels_last(value) for value in values]
         out = _empty(len(rows[0]), self.out_shape, torch.int8)
-        channels = self.out_shape[0]
         addends = (Addend * len(rows))()
-        for addend, row, multipliers in zip(addends, rows, self.multipliers, strict=True):
-            addend.values, addend.multipliers, addend.bytes = row.data_ptr(), multipliers.data_ptr(), row.element_size()
+        for addend, row, own in zip(addends, rows, self._multipliers, strict=True):
+            addend.values, addend.multipliers, addend.bytes = row.data_ptr(), own.data_ptr(), row.element_size()
         self.kernels.library.snnconv_combine(
-            *(self.kernels.team, self.kernels.best, addends, len(rows)),
-            *(self.constant.data_ptr(), self.thresholds.data_ptr(), len(self.thresholds), self.negative),
-            *(channels, out.numel() // channels, out.data_ptr()),
+            *(self.kernels.team, self.kernels.best, ctypes.byref(self._record), addends),
+            *(out.numel() // self.out_shape[0], out.data_ptr()),
         )
         return out
 

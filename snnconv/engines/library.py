@@ -13,7 +13,7 @@ import torch
 
 from snnconv.errors import ConfigError
 
-INTERFACE = 2
+INTERFACE = 3
 """Version of the C interface that this release calls."""
 ABSENT = (
     "the events engine is not built here: install snnconv where there is a C++17 compiler (such as g++ or clang), "
@@ -59,6 +59,15 @@ class Team(ctypes.Structure):
     _fields_ = [("parallel", c_void_p), ("threads", c_int32)]
 
 
+class SumShape(ctypes.Structure):
+    """Units with several branches; see ``cpp/kernels.h``."""
+
+    _fields_ = [
+        *((name, c_int32) for name in ("channels", "padded_channels", "addends", "levels", "negative")),
+        *((name, c_void_p) for name in ("constant", "thresholds")),
+    ]
+
+
 class Addend(ctypes.Structure):
     """One branch of a sum; see ``cpp/kernels.h``."""
 
@@ -76,10 +85,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "snnconv_encode": (c_int32, [POINTER(Team), c_char_p, POINTER(EncoderShape), c_void_p, c_void_p, c_int64]),
     "snnconv_combine": (
         None,
-        [
-            *(POINTER(Team), c_char_p, POINTER(Addend), c_int32, c_void_p, c_void_p),
-            *(c_int32, c_int32, c_int32, c_int64, c_void_p),
-        ],
+        [POINTER(Team), c_char_p, POINTER(SumShape), POINTER(Addend), c_int64, c_void_p],
     ),
     "snnconv_tally": (
         None,

@@ -71,7 +71,7 @@ class AutoEngine(LayeredEngine):
         dense = dense_step(self.network.layers[name])
         event = None if self.kernels is None else event_step(self.network, name, self.kernels)
         kernel = triton_step(self.network, name) if self.on_gpu else None
-        integer = integer_step(self.network, name)
+        integer = integer_step(self.network, name, self.kernels)
         return [step for step in (event, kernel, integer, dense) if step is not None]
 
     def _step(self, name: str, incoming: list[Tensor]) -> Step:

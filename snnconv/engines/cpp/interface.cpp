@@ -190,7 +190,7 @@ struct Division {
 
 #define SNNCONV_API extern "C" __attribute__((visibility("default")))
 
-SNNCONV_API int32_t snnconv_interface() { return 2; }
+SNNCONV_API int32_t snnconv_interface() { return 3; }
 
 // Name of the kernels this processor runs, best first; null after the last.
 SNNCONV_API const char *snnconv_kernels(int32_t number) {
@@ -307,39 +307,39 @@ SNNCONV_API int32_t snnconv_convolve(const Team *team, const void *handle, const
 SNNCONV_API int32_t snnconv_encode(const Team *team, const char *kernels, const Encoder *encoder, const float *pixels,
                                    int8_t *counts, int64_t images) {
     const Encoder &e = *encoder;
-    const int64_t taps = int64_t{e.kernel_height} * e.kernel_width * e.channels;
     const int64_t step = int64_t{e.height} * e.width * e.channels;
     const int64_t out_step = int64_t{e.out_height} * e.out_width * e.out_channels;
+    const Bordered around(e);
+    const int64_t room = int64_t{around.height} * around.width * e.channels;
     const Division division(*team, images, 1);
     std::atomic<int32_t> failed{0};
     share(*team, division.parts, [&](Parts &parts) {
-        const std::unique_ptr<float[]> patches(new (std::nothrow) float[PATCHES * taps]());
-        if (!patches) {
+        const std::unique_ptr<float[]> bordered(new (std::nothrow) float[room]());
+        if (!bordered) {
             failed = 1;
             return;
         }
         for (int64_t part; parts.take(part);) {
             const int64_t first = part * division.size;
-            find(kernels)->encode(e, pixels + first * step, patches.get(), counts + first * out_step,
+            find(kernels)->encode(e, pixels + first * step, bordered.get(), counts + first * out_step,
                                   std::min(division.size, images - first));
         }
     });
     return failed;
 }
 
-// Counts of units with several branches; `units` of an image.
-SNNCONV_API void snnconv_combine(const Team *team, const char *kernels, const Addend *addends, int32_t number,
-                                 const int64_t *constant, const int64_t *thresholds, int32_t levels, int32_t negative,
-                                 int32_t channels, int64_t positions, int8_t *counts) {
+// Counts of units with several branches, at so many positions of all images.
+SNNCONV_API void snnconv_combine(const Team *team, const char *kernels, const Sum *sum, const Addend *addends,
+                                 int64_t positions, int8_t *counts) {
     const Division division(*team, positions, POSITIONS);
     share(*team, division.parts, [&](Parts &parts) {
-        std::vector<Addend> moved(addends, addends + number);
+        std::vector<Addend> moved(addends, addends + sum->addends);
         for (int64_t part; parts.take(part);) {
-            const int64_t first = part * division.size * channels;
-            for (int32_t i = 0; i < number; i++)
+            const int64_t first = part * division.size * sum->channels;
+            for (int32_t i = 0; i < sum->addends; i++)
                 moved[i].values = static_cast<const uint8_t *>(addends[i].values) + first * addends[i].bytes;
-            find(kernels)->combine(moved.data(), number, constant, thresholds, levels, negative, channels,
-                                   std::min(division.size, positions - part * division.size), counts + first);
+            find(kernels)->combine(*sum, moved.data(), std::min(division.size, positions - part * division.size),
+                                   counts + first);
         }
     });
 }

@@ -4,6 +4,11 @@
 
 namespace snnconv {
 
+constexpr int LONGEST_RUN = 9;  // slots that are added to at once
+constexpr int BYTE = 127;       // largest sum of a segment
+constexpr int TALLIED = 256;   // units that a tally works on at a time
+constexpr int NEIGHBOURS = 8;  // positions that the encoder works on at a time, at most
+
 // A convolution's shape. Counts come in as int8 (n, height, width, channels), those of a dense layer as height = width
 // = 1. `low .. high` bounds the incoming counts, `levels` and `negative` are those of the layer's own grid.
 struct Geometry {
@@ -74,26 +79,34 @@ struct Encoder {
     const float *error_shift;  // output channel: and whatever the input
 };
 
-// One branch of a sum: its potentials (int16) or counts (int8), and a multiplier a channel.
-struct Addend {
-    const void *values;
-    const int64_t *multipliers;
-    int32_t bytes;
+// An image inside zeros, wherever the encoder's taps fall: rows of whole groups of neighbouring positions.
+struct Bordered {
+    int32_t height, width;
+    explicit Bordered(const Encoder &e)
+        : height((e.out_height - 1) * e.stride_y + e.kernel_height),
+          width(((e.out_width + NEIGHBOURS - 1) / NEIGHBOURS * NEIGHBOURS - 1) * e.stride_x + e.kernel_width) {}
 };
 
-constexpr int LONGEST_RUN = 9;  // slots that are added to at once
-constexpr int BYTE = 127;       // largest sum of a segment
-constexpr int TALLIED = 256;   // units that a tally works on at a time
-constexpr int PATCHES = 8;     // that the encoder works on at a time, at most
+// Units with several branches; what has an entry a channel is padded to a multiple of 8 channels.
+struct Sum {
+    int32_t channels, padded_channels, addends, levels, negative;
+    const double *constant;    // channel
+    const double *thresholds;  // level, channel
+};
+
+// One branch of a sum: its counts (int8) or potentials (int16, or integers in float), and a multiplier a channel.
+struct Addend {
+    const void *values;
+    const double *multipliers;
+    int32_t bytes;
+};
 
 struct Kernels {
     const char *name;
     int32_t width;
     void (*convolve)(const Plan &, const Scratch &, const int8_t *counts, void *out, int64_t images);
-    void (*encode)(const Encoder &, const float *pixels, float *patches, int8_t *counts,
-                   int64_t images);
-    void (*combine)(const Addend *, int32_t addends, const int64_t *constant, const int64_t *thresholds, int32_t levels,
-                    int32_t negative, int32_t channels, int64_t positions, int8_t *counts);
+    void (*encode)(const Encoder &, const float *pixels, float *bordered, int8_t *counts, int64_t images);
+    void (*combine)(const Sum &, const Addend *, int64_t positions, int8_t *counts);
     void (*tally)(const int8_t *counts, int64_t images, int64_t units, int64_t first, int64_t room, const int32_t *maps,
                   int64_t number, const bool *wanted, int64_t *totals);
     void (*remove_spikes)(const int8_t *counts, int8_t *out, const int64_t *images, int64_t number, int64_t channels,

@@ -4,49 +4,49 @@
 namespace snnconv {
 namespace {
 
-constexpr int STRIP = 64;  // units with several branches worked on at a time
-constexpr int SUMS = PATCHES;  // vectors of sums that the encoder's inner loop keeps
+constexpr int DOUBLES = 8;  // units with several branches worked on at a time
+using Doubles = Vector<double, DOUBLES>;
+constexpr int SUMS = NEIGHBOURS;  // vectors of sums that the encoder's inner loop keeps
 
-// What the taps see from one position, zeros beyond the border.
-inline void gather(const Encoder &e, const float *pixels, int32_t y, int32_t x, float *patch) {
-    const int32_t left = x * e.stride_x - e.left, across = e.kernel_width * e.channels;
-    for (int32_t ky = 0; ky < e.kernel_height; ky++, patch += across) {
-        const int32_t row = y * e.stride_y + ky - e.top;
-        const bool inside = row >= 0 && row < e.height;
-        if (inside && left >= 0 && left + e.kernel_width <= e.width) {
-            std::memcpy(patch, pixels + (int64_t{row} * e.width + left) * e.channels, across * sizeof(float));
-            continue;
-        }
-        for (int32_t kx = 0; kx < e.kernel_width; kx++)
-            for (int32_t c = 0; c < e.channels; c++) {
-                const int32_t column = left + kx;
-                const bool there = inside && column >= 0 && column < e.width;
-                patch[kx * e.channels + c] = there ? pixels[(int64_t{row} * e.width + column) * e.channels + c] : 0.0f;
-            }
+// The image inside its border of zeros, which is there already and stays.
+inline void border(const Encoder &e, const Bordered &size, const float *pixels, float *image) {
+    const int32_t from = e.left < 0 ? -e.left : 0, at = e.left < 0 ? 0 : e.left;
+    const int32_t seen = e.width - from < size.width - at ? e.width - from : size.width - at;
+    if (seen <= 0) return;
+    for (int32_t y = 0; y < size.height; y++) {
+        const int32_t row = y - e.top;
+        if (row >= 0 && row < e.height)
+            std::memcpy(image + (int64_t{y} * size.width + at) * e.channels,
+                        pixels + (int64_t{row} * e.width + from) * e.channels, int64_t{seen} * e.channels * sizeof(float));
     }
 }
 
-// Values in float32 of `vectors` vectors of output channels, for SUMS / vectors patches that lie one behind the other.
+// Values in float32 of `vectors` vectors of output channels, at SUMS / vectors neighbouring positions of the output.
+// `corner` is what the first tap of the first position sees, `line` the length of a row.
 template <class Floats, int vectors>
-void values(const Encoder &e, const float *patches, int32_t taps, int32_t first, Floats (*z)[vectors]) {
-    constexpr int lanes = sizeof(Floats) / sizeof(float), pixels = SUMS / vectors;
-    Floats sums[pixels][vectors];
+void values(const Encoder &e, const float *corner, int64_t line, int32_t first, Floats (*z)[vectors]) {
+    constexpr int lanes = sizeof(Floats) / sizeof(float), positions = SUMS / vectors;
+    Floats sums[positions][vectors];
     for (int i = 0; i < vectors; i++)
-        for (int p = 0; p < pixels; p++) sums[p][i] = load<Floats>(e.shift + first + i * lanes);
+        for (int p = 0; p < positions; p++) sums[p][i] = load<Floats>(e.shift + first + i * lanes);
     const float *weights = e.folded + first;
-    for (int32_t tap = 0; tap < taps; tap++, weights += e.padded_channels)
-        for (int i = 0; i < vectors; i++) {
-            const Floats weight = load<Floats>(weights + i * lanes);
-            for (int p = 0; p < pixels; p++) sums[p][i] += patches[p * taps + tap] * weight;
-        }
+    const int32_t across = e.kernel_width * e.channels, step = e.stride_x * e.channels;
+    for (int32_t ky = 0; ky < e.kernel_height; ky++, corner += line)
+        for (int32_t tap = 0; tap < across; tap++, weights += e.padded_channels)
+            for (int i = 0; i < vectors; i++) {
+                const Floats weight = load<Floats>(weights + i * lanes);
+                for (int p = 0; p < positions; p++) sums[p][i] += corner[p * step + tap] * weight;
+            }
     std::memcpy(z, sums, sizeof sums);
 }
 
 // Count of one unit, decided in float64: scale * potential / divisor + offset against the grid.
-inline int8_t decide(const Encoder &e, const float *patch, int32_t taps, int32_t channel) {
+inline int8_t decide(const Encoder &e, const float *corner, int64_t line, int32_t channel) {
     double potential = 0;
-    for (int32_t tap = 0; tap < taps; tap++)
-        potential += patch[tap] * e.weights[int64_t{tap} * e.padded_channels + channel];
+    const double *weight = e.weights + channel;
+    for (int32_t ky = 0; ky < e.kernel_height; ky++, corner += line)
+        for (int32_t tap = 0; tap < e.kernel_width * e.channels; tap++, weight += e.padded_channels)
+            potential += corner[tap] * *weight;
     const double z = e.scale[channel] * potential / e.divisor + e.offset[channel];
     int32_t fired = -e.negative;
     for (int32_t level = 0; level < e.levels; level++)
@@ -57,7 +57,7 @@ inline int8_t decide(const Encoder &e, const float *patch, int32_t taps, int32_t
 // Counts of a vector of output channels from their values; again in float64 where one lies as near to a boundary as the
 // rounding in float32 may reach, or is no number.
 template <class Isa>
-void decide_all(const Encoder &e, Vector<float, Isa::width / 4> z, const float *patch, int32_t taps, int32_t first,
+void decide_all(const Encoder &e, Vector<float, Isa::width / 4> z, const float *corner, int64_t line, int32_t first,
                 float largest, int8_t *counts) {
     constexpr int lanes = Isa::width / 4;
     using Floats = Vector<float, lanes>;
@@ -79,33 +79,53 @@ void decide_all(const Encoder &e, Vector<float, Isa::width / 4> z, const float *
     for (int lane = 0; lane < lanes; lane++) some |= near[lane];
     if (some)
         for (int32_t i = 0; i < number; i++)
-            if (near[i]) fired[i] = decide(e, patch, taps, first + i);
-    std::memcpy(counts + first, fired, number);
+            if (near[i]) fired[i] = decide(e, corner, line, first + i);
+    if (number == lanes)
+        std::memcpy(counts + first, fired, lanes);
+    else
+        std::memcpy(counts + first, fired, number);
+}
+
+// Largest magnitude among numbers.
+template <class Floats>
+float largest_of(const float *numbers, int64_t size) {
+    constexpr int lanes = sizeof(Floats) / sizeof(float);
+    Floats most{};
+    int64_t i = 0;
+    for (; i + lanes <= size; i += lanes) {
+        const Floats some = load<Floats>(numbers + i), magnitude = some < Floats{} ? -some : some;
+        most = magnitude > most ? magnitude : most;
+    }
+    float largest = 0;
+    for (int lane = 0; lane < lanes; lane++) largest = most[lane] > largest ? most[lane] : largest;
+    for (; i < size; i++) {
+        const float magnitude = numbers[i] < 0 ? -numbers[i] : numbers[i];
+        largest = magnitude > largest ? magnitude : largest;
+    }
+    return largest;
 }
 
 // The encoder with `vectors` vectors of output channels at a time.
 template <class Isa, int vectors>
-void encode_strips(const Encoder &e, const float *pixels, float *patches, int8_t *counts, int64_t images) {
+void encode_strips(const Encoder &e, const float *pixels, float *bordered, int8_t *counts, int64_t images) {
     using Floats = Vector<float, Isa::width / 4>;
     constexpr int lanes = Isa::width / 4, together = SUMS / vectors;
-    const int32_t taps = e.kernel_height * e.kernel_width * e.channels;
-    const int64_t size = int64_t{e.height} * e.width * e.channels;
+    const Bordered around(e);
+    const int64_t size = int64_t{e.height} * e.width * e.channels, line = int64_t{around.width} * e.channels;
+    const int64_t step = int64_t{e.stride_x} * e.channels;
     for (int64_t image = 0; image < images; image++, pixels += size) {
-        float largest = 0;
-        for (int64_t i = 0; i < size; i++) {
-            const float magnitude = pixels[i] < 0 ? -pixels[i] : pixels[i];
-            largest = magnitude > largest ? magnitude : largest;
-        }
+        border(e, around, pixels, bordered);
+        const float largest = largest_of<Floats>(pixels, size);
         for (int32_t y = 0; y < e.out_height; y++)
             for (int32_t x = 0; x < e.out_width; x += together) {
                 const int32_t some = e.out_width - x < together ? e.out_width - x : together;
-                for (int32_t p = 0; p < some; p++) gather(e, pixels, y, x + p, patches + p * taps);
+                const float *corner = bordered + y * e.stride_y * line + x * step;
                 for (int32_t first = 0; first < e.out_channels; first += vectors * lanes) {
                     Floats z[together][vectors];
-                    values<Floats, vectors>(e, patches, taps, first, z);
+                    values<Floats, vectors>(e, corner, line, first, z);
                     for (int32_t p = 0; p < some; p++)
                         for (int i = 0; i < vectors && first + i * lanes < e.out_channels; i++)
-                            decide_all<Isa>(e, z[p][i], patches + p * taps, taps, first + i * lanes, largest,
+                            decide_all<Isa>(e, z[p][i], corner + p * step, line, first + i * lanes, largest,
                                             counts + p * e.out_channels);
                 }
                 counts += some * e.out_channels;
@@ -114,39 +134,51 @@ void encode_strips(const Encoder &e, const float *pixels, float *patches, int8_t
 }
 
 template <class Isa>
-void encode(const Encoder &e, const float *pixels, float *patches, int8_t *counts, int64_t images) {
+void encode(const Encoder &e, const float *pixels, float *bordered, int8_t *counts, int64_t images) {
     constexpr int lanes = Isa::width / 4;
-    if (e.out_channels <= lanes) return encode_strips<Isa, 1>(e, pixels, patches, counts, images);
-    if (e.out_channels <= 2 * lanes) return encode_strips<Isa, 2>(e, pixels, patches, counts, images);
-    encode_strips<Isa, 4>(e, pixels, patches, counts, images);
+    if (e.out_channels <= lanes) return encode_strips<Isa, 1>(e, pixels, bordered, counts, images);
+    if (e.out_channels <= 2 * lanes) return encode_strips<Isa, 2>(e, pixels, bordered, counts, images);
+    encode_strips<Isa, 4>(e, pixels, bordered, counts, images);
 }
 
-// Count of each unit with several branches: Z = sum of multiplier * value + constant, against 64-bit thresholds.
+// Integers of a row from some channel on, of up to 24 bits, as doubles; zeros beyond its end.
+template <class Number>
+inline Doubles widened(const void *row, int64_t place, int32_t some) {
+    using Numbers = Vector<Number, DOUBLES>;
+    Numbers numbers{};
+    const Number *from = static_cast<const Number *>(row) + place;
+    if (some >= DOUBLES)
+        numbers = load<Numbers>(from);
+    else
+        std::memcpy(&numbers, from, some * sizeof(Number));
+    return __builtin_convertvector(__builtin_convertvector(numbers, Vector<int32_t, DOUBLES>), Doubles);
+}
+
+// Count of each unit with several branches: Z = sum of multiplier * value + constant, against its thresholds. All are
+// integers of at most 53 bits, and so is each partial sum: doubles hold them exactly.
 template <class Isa>
-void combine(const Addend *addends, int32_t number, const int64_t *constant, const int64_t *thresholds, int32_t levels,
-             int32_t negative, int32_t channels, int64_t positions, int8_t *counts) {
-    for (int64_t position = 0; position < positions; position++)
-        for (int32_t first = 0; first < channels; first += STRIP) {
-            const int32_t some = channels - first < STRIP ? channels - first : STRIP;
-            const int64_t place = position * channels + first;
-            int64_t z[STRIP], fired[STRIP];
-            for (int32_t i = 0; i < some; i++) {
-                z[i] = constant[first + i];
-                fired[i] = -negative;
+void combine(const Sum &sum, const Addend *addends, int64_t positions, int8_t *counts) {
+    using Masks = Vector<int64_t, DOUBLES>;
+    for (int64_t place = 0; place < positions * sum.channels; place += sum.channels)
+        for (int32_t first = 0; first < sum.channels; first += DOUBLES) {
+            const int32_t some = sum.channels - first;
+            Doubles z = load<Doubles>(sum.constant + first);
+            for (int32_t a = 0; a < sum.addends; a++) {
+                const void *row = addends[a].values;
+                z += load<Doubles>(addends[a].multipliers + first) *
+                     (addends[a].bytes == 1   ? widened<int8_t>(row, place + first, some)
+                      : addends[a].bytes == 2 ? widened<int16_t>(row, place + first, some)
+                                              : widened<float>(row, place + first, some));
             }
-            for (int32_t a = 0; a < number; a++) {
-                const int64_t *multipliers = addends[a].multipliers + first;
-                if (addends[a].bytes == 1) {
-                    const int8_t *values = static_cast<const int8_t *>(addends[a].values) + place;
-                    for (int32_t i = 0; i < some; i++) z[i] += multipliers[i] * values[i];
-                } else {
-                    const int16_t *values = static_cast<const int16_t *>(addends[a].values) + place;
-                    for (int32_t i = 0; i < some; i++) z[i] += multipliers[i] * values[i];
-                }
-            }
-            for (int32_t level = 0; level < levels; level++)
-                for (int32_t i = 0; i < some; i++) fired[i] += z[i] >= thresholds[int64_t{level} * channels + first + i];
-            for (int32_t i = 0; i < some; i++) counts[place + i] = static_cast<int8_t>(fired[i]);
+            Masks fired = fill<Masks>(-sum.negative);
+            const double *threshold = sum.thresholds + first;
+            for (int32_t level = 0; level < sum.levels; level++, threshold += sum.padded_channels)
+                fired -= z >= load<Doubles>(threshold);
+            const auto bytes = __builtin_convertvector(fired, Vector<int8_t, DOUBLES>);
+            if (some >= DOUBLES)
+                store(counts + place + first, bytes);
+            else
+                std::memcpy(counts + place + first, &bytes, some);
         }
 }
 
