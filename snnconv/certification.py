@@ -82,6 +82,8 @@ def certify(
         RunError: the folder cannot be written.
     """
     path = certificate_path(path)
+    folder = folder_of(path)
+    _require_own(folder)
     network = open_network(run, sample.images)
     try:
         measured = _measure(run, network, sample.images, core, batch_size, engine, quiet)
@@ -93,7 +95,6 @@ def certify(
         "data": _data(sample.images),
         **measured,
     }
-    folder = folder_of(path)
     _fill(folder, run, network)
     sections["files"] = describe_files(folder, FILES)
     write_certificate(path, sections)
@@ -275,12 +276,20 @@ def _activity(measured: Simulation) -> dict[str, Any]:
     }
 
 
-def _fill(folder: Path, run: Run, network: SpikingNetwork) -> None:
-    """Put the files into the folder: made aside first, so that a stopped command leaves none half."""
+def _require_own(folder: Path) -> None:
+    """Refuse a folder that holds anything but the files of a certificate, for it would be replaced."""
     try:
         present = {file.name for file in folder.iterdir()} if folder.exists() else set()
-        if present and not {ARRAYS} <= present <= set(FILES.values()):
-            raise RunError(f"{folder} is there already and is no folder of a certificate: choose another name")
+    except OSError as error:
+        raise RunError(f"cannot write {folder}: {error.strerror or error}") from error
+    if present and not {ARRAYS} <= present <= set(FILES.values()):
+        raise RunError(f"{folder} is there already and is no folder of a certificate: choose another name")
+
+
+def _fill(folder: Path, run: Run, network: SpikingNetwork) -> None:
+    """Put the files into the folder: made aside first, so that a stopped command leaves none half."""
+    _require_own(folder)  # once more: a proof takes its time
+    try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as work:
             made = Path(work) / folder.name

@@ -7,6 +7,7 @@ recipe whose entries it takes over.
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from snnconv.errors import ConfigError
+from snnconv.errors import ConfigError, nearest
 from snnconv.grids import MAX_LEVELS, k_b_grid
 
 
@@ -216,8 +217,8 @@ class Preprocessing(Settings, frozen=True):
     def __post_init__(self) -> None:
         if self.crop is not None and self.crop < 1:
             raise ConfigError(f"preprocessing: crop (= {self.crop}) must be at least 1 pixel")
-        if not self.divisor > 0:
-            raise ConfigError(f"preprocessing: divisor (= {self.divisor}) must be above 0")
+        if not 0 < self.divisor < math.inf:
+            raise ConfigError(f"preprocessing: divisor (= {self.divisor}) must be a finite number above 0")
         if self.resize is not None and (self.crop is None or self.resize < self.crop):
             raise ConfigError(
                 f"preprocessing: resize (= {self.resize}) needs a crop of at most as many pixels, not {self.crop}"
@@ -226,8 +227,10 @@ class Preprocessing(Settings, frozen=True):
             return
         if self.mean is None or self.sd is None or len(self.mean) != len(self.sd) or not self.mean:
             raise ConfigError("preprocessing: mean and sd go together, a number a channel each")
-        if not all(value > 0 for value in self.sd):
-            raise ConfigError(f"preprocessing: sd (= {list(self.sd)}) must be above 0")
+        if not all(math.isfinite(value) for value in self.mean):
+            raise ConfigError(f"preprocessing: mean (= {list(self.mean)}) must be finite numbers")
+        if not all(0 < value < math.inf for value in self.sd):
+            raise ConfigError(f"preprocessing: sd (= {list(self.sd)}) must be finite numbers above 0")
         if self.standardise:
             raise ConfigError("preprocessing: standardise takes each image's own mean and sd; leave out the fixed ones")
 
@@ -522,7 +525,8 @@ def _recipe_values(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
             values = tomllib.loads((files("snnconv.recipes") / f"{name}.toml").read_text(encoding="utf-8"))
         else:
             raise ConfigError(
-                f"unknown recipe {name!r}: `snnconv recipes` lists them, and a path ending in .toml is read as one"
+                f"unknown recipe {name!r}{nearest(name, recipe_names())}: `snnconv recipes` lists them, and a path "
+                "ending in .toml is read as one"
             )
     except OSError as error:
         raise ConfigError(f"recipe {name} cannot be read: {error.strerror}") from error

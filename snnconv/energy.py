@@ -41,20 +41,25 @@ class Preset:
     Attributes:
         accumulation: One addition to a potential [pJ].
         adder: What adds.
+        bits: Potentials of so many bits, sign included, it adds without loss.
         source: Where the number is from.
     """
 
     accumulation: float
     adder: str
+    bits: int
     source: str = HOROWITZ
 
 
 PRESETS: dict[str, Preset] = {
-    "45nm-int8": Preset(0.03, "8-bit integer adder"),
-    "45nm-int32": Preset(0.1, "32-bit integer adder"),
-    "45nm-fp32": Preset(0.9, "32-bit float adder, as most papers of the field estimate"),
+    "45nm-int8": Preset(0.03, "8-bit integer adder", 8),
+    "45nm-int32": Preset(0.1, "32-bit integer adder", 32),
+    "45nm-fp32": Preset(0.9, "32-bit float adder", 25),
 }
-"""By name. Potentials wider than 8 bits need more than the first; the last prices integer counts as floats."""
+"""By name: integer adders from narrow to wide; then what most papers of the field price integer counts as, floats, in
+which integers have 24 bits and sign."""
+WIDEST = "45nm-int32"
+"""Of the integer adders."""
 
 SYSTEMS: dict[str, str] = {
     "spiking": "SNN",
@@ -120,6 +125,26 @@ def estimate(simulation: Mapping[str, Any], preset: str = "45nm-int8", movement:
     }
 
 
+def potential_bits(simulation: Mapping[str, Any]) -> int:
+    """Bits of the widest potential of the spiking layers, sign included.
+
+    Raises:
+        FormatError: a result of an earlier release.
+    """
+    return max((int(layer["potential_bits"]) for layer in _layers(simulation) if layer["kind"] == "spiking"), default=0)
+
+
+def fitting(bits: int) -> str:
+    """Name of the first preset whose adder holds potentials of so many bits; of the widest where none does."""
+    return next((name for name, preset in PRESETS.items() if preset.bits >= bits), WIDEST)
+
+
+def narrowness(bits: int, preset: str) -> str | None:
+    """What is to be said of a preset whose adder does not hold potentials of so many bits; None of others."""
+    own = PRESETS[preset]
+    return f"potentials of {bits} bits: the {own.adder} priced here is too narrow" if own.bits < bits else None
+
+
 def spike_rate(simulation: Mapping[str, Any]) -> float:
     """Spikes a unit and time step, over all layers that fire; a ladder's L threshold neurons stand for L steps."""
     firing = [layer for layer in simulation["layers"] if layer["kind"] != "readout"]
@@ -129,9 +154,11 @@ def spike_rate(simulation: Mapping[str, Any]) -> float:
 
 def estimates(simulation: Mapping[str, Any]) -> dict[str, Any]:
     """All presets, without and with data movement, as plain values with their units and sources, for JSON."""
+    bits = potential_bits(simulation)
     return {
         "label": "estimate from counts, not measured",
         "unit": "nJ an image",
+        "potential_bits": bits,
         "spike_rate": spike_rate(simulation),
         "line": list(LINE),
         "line_source": "arXiv:2409.08290, spikes a unit and step below which an SNN beats the bit-matched ANN",
@@ -144,6 +171,7 @@ def estimates(simulation: Mapping[str, Any]) -> dict[str, Any]:
             name: asdict(preset)
             | {
                 "unit": "pJ an accumulation",
+                "remark": narrowness(bits, name),
                 "arithmetic": estimate(simulation, name),
                 "with_movement": estimate(simulation, name, movement=True),
             }

@@ -1,5 +1,8 @@
 """The errors a user can meet. Each carries one sentence: what, where, what is allowed, what to do."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class SnnconvError(Exception):
     """Base of every known error; the command line prints it and exits with status 1."""
@@ -43,3 +46,10 @@ class RunError(SnnconvError):
 
 class ProcessError(SnnconvError):
     """Several processes that cannot reach each other, or one of them lost."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean lenet-mnist-k1B2?)`` for a name that is not known; empty where no known one is like it."""
+    spelt = {own.lower(): own for own in known}
+    found = get_close_matches(name.lower(), spelt, n=1)
+    return f" (did you mean {spelt[found[0]]}?)" if found else ""

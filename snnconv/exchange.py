@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,15 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from snnconv.data.images import data_folder, load_images
 from snnconv.data.preprocessing import prepare
-from snnconv.errors import ConfigError, ExportError
+from snnconv.data.sets import ImageSet
+from snnconv.errors import ConfigError, DataError, ExportError, RunError
 from snnconv.formats.arrays import arrays_of, read_arrays, write_arrays
 from snnconv.formats.native import load
 from snnconv.formats.nir import write_nir
 from snnconv.formats.nir_steps import run_nir
 from snnconv.formats.onnx import onnx_runner, read_onnx, write_onnx
 from snnconv.formats.spikingjelly import read_spikingjelly, run_spikingjelly, write_spikingjelly
-from snnconv.pipeline import network_of, open_network, test_sample
+from snnconv.pipeline import network_of, open_network, require_fit, test_sample
 from snnconv.runs import Run
 from snnconv.snn.network import SpikingNetwork
 from snnconv.snn.neurons.registry import find_neuron, steps_of
@@ -29,6 +33,8 @@ from snnconv.snn.temporal import TemporalNetwork
 TIMED = ("nir", "spikingjelly")
 """Formats that know neurons over time; the others hold the ladder's integers."""
 SUFFIXES = {"nir": ".nir", "onnx": ".onnx", "numpy": ".npz", "spikingjelly": ".py"}
+READ_BACK = ("numpy",)
+"""Formats that are compared by reading them back: they need no images."""
 CHECKED_TOGETHER = 10
 """Images that are compared at a time."""
 TOLERANCE = 1e-9
@@ -104,7 +110,7 @@ class Check:
 def export(
     network: SpikingNetwork, to: str, path: Path, x: Tensor | None = None, choices: Choices | None = None
 ) -> dict[str, Any]:
-    """Write a network, read what was written, and compare the two.
+    """Write a network, read what was written, and compare the two; what differs is not kept.
 
     Args:
         network: Converted.
@@ -117,38 +123,58 @@ def export(
         Plain values: format, neuron, files, changes (what was lost, a sentence each) and the comparison.
 
     Raises:
-        ConfigError: an option that the format does not have.
+        ConfigError: an option that the format does not have, or no name.
         ExportError: something that the format cannot say, or files that do not do what the network does.
         RunError: the folder cannot be written.
     """
     choices = choices or Choices()
     _check_choices(to, choices)
+    if not path.name:
+        raise ConfigError(f"{str(path)!r} is no name for a file: give one, such as net{SUFFIXES[to]}")
     path = path if path.suffix == SUFFIXES[to] else path.with_name(path.name + SUFFIXES[to])
-    written = FORMATS[to](network, path, choices)
-    result: dict[str, Any] = {
-        "format": to,
-        "neuron": choices.neuron,
-        "files": [{"file": str(file), "bytes": file.stat().st_size} for file in written.files],
-        "exact": not written.changes,
-        "changes": written.changes,
-        "check": None,
-        "not_checked": None,
-    }
-    if written.opened is None:
-        return result
-    if x is None:
-        return result | {"not_checked": "no images were asked for"}
-    if written.lacks:
-        return result | {"not_checked": f"{written.lacks} is not installed: `pip install snnconv[{to}]`"}
-    steps, ours = _own(network, choices)
-    check = _compare(network, x, written.by, written.opened(steps), ours)
-    if not written.changes and not check.equal:
-        raise ExportError(
-            f"{written.files[0]} does not do what the network does: {check.mismatches:,} of {check.units:,} units "
-            f"differ, logits agree on {check.logits_equal} of {check.images} images when {check.by} runs it; do not "
-            "use it"
-        )
-    return result | {"check": asdict(check) | {"equal": check.equal}}
+    with _aside(path) as aside:
+        written = FORMATS[to](network, aside, choices)
+        result: dict[str, Any] = {
+            "format": to,
+            "neuron": choices.neuron,
+            "files": [{"file": str(path.with_name(own.name)), "bytes": own.stat().st_size} for own in written.files],
+            "exact": not written.changes,
+            "changes": written.changes,
+            "check": None,
+            "not_checked": None,
+        }
+        if written.opened is None:
+            return result
+        if x is None:
+            return result | {"not_checked": "no images were asked for"}
+        if written.lacks:
+            install = f"`pip install -c constraints.txt -e '.[{to}]'`"
+            return result | {"not_checked": f"{written.lacks} is not installed: {install}"}
+        steps, ours = _own(network, choices)
+        check = _compare(network, x, written.by, written.opened(steps), ours)
+        if not written.changes and not check.equal:
+            raise ExportError(
+                f"{path} does not do what the network does and was not kept: {check.mismatches:,} of {check.units:,} "
+                f"units differ, logits agree on {check.logits_equal} of {check.images} images when {check.by} runs it"
+            )
+        return result | {"check": asdict(check) | {"equal": check.equal}}
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """The same name in a folder of its own beside ``path``; what was written there moves beside it if nothing raises.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export.") as work:
+            yield Path(work) / path.name
+            for file in sorted(Path(work).iterdir()):
+                file.replace(path.with_name(file.name))
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def export_run(
@@ -161,23 +187,68 @@ def export_run(
     choices: Choices | None = None,
 ) -> dict[str, Any]:
     """``export`` of a run's network, compared on its first ``number`` test images; 0 compares on none."""
-    if not number or to == "numpy":
+    if not number or to in READ_BACK:
         return export(network_of(run), to, path, None, choices) | {"images_of": None}
-    every = test_sample(run, None, data_dir, workers=workers).images
-    images = every.take(min(number, len(every)))
+    images = test_sample(run, None, data_dir, workers=workers).images
     network = open_network(run, images)
-    settings = network.header.preprocessing
-    x = torch.cat([prepare(batch.pixels, settings) for batch in images.batches(CHECKED_TOGETHER)])
-    return export(network, to, path, x, choices) | {"images_of": images.name}
+    return export(network, to, path, _first(network, images, number), choices) | {"images_of": images.name}
 
 
-def export_file(file: Path, to: str, path: Path, number: int, choices: Choices | None = None) -> dict[str, Any]:
-    """``export`` of a network by itself, compared on random pixels; 0 compares on none."""
+def export_file(
+    file: Path,
+    to: str,
+    path: Path,
+    number: int,
+    data_dir: Path | None = None,
+    workers: int | None = None,
+    choices: Choices | None = None,
+    say: Callable[[str], object] = lambda text: None,
+) -> dict[str, Any]:
+    """``export`` of a network by itself, compared on test images of the data set that its file names.
+
+    Where these are not to be had it is compared on random pixels, and ``say`` is told why; 0 images compare on none.
+    Nothing is downloaded.
+    """
     network = load(file)
+    if not number or to in READ_BACK:
+        return export(network, to, path, None, choices) | {"images_of": None}
+    data_folder(data_dir)  # one that was named and is not there is refused
+    try:
+        images = _test_images(network, data_dir, workers)
+        require_fit(network, images, str(file))
+    except (ConfigError, DataError) as error:
+        say(f"comparing on random pixels: {error}")
+        x, name = _random(network, number), "random pixels"
+    else:
+        x, name = _first(network, images, number), images.name
+    return export(network, to, path, x, choices) | {"images_of": name}
+
+
+def _test_images(network: SpikingNetwork, data_dir: Path | None, workers: int | None) -> ImageSet:
+    """Test images of the data set that a network's file names.
+
+    Raises:
+        DataError: it names none, or the images are not there.
+        ConfigError: it names one that is not known here.
+    """
+    recipe = network.header.about.get("recipe")
+    if not isinstance(recipe, dict) or "dataset" not in recipe:
+        raise DataError("the network's file names no data set, so that --data-dir is not used")
+    settings = network.header.preprocessing
+    return load_images(str(recipe["dataset"]), "test", data_dir, False, settings, workers)
+
+
+def _first(network: SpikingNetwork, images: ImageSet, number: int) -> Tensor:
+    """The first images, as the network takes them; all where there are fewer."""
+    settings, first = network.header.preprocessing, images.take(min(number, len(images)))
+    return torch.cat([prepare(batch.pixels, settings) for batch in first.batches(CHECKED_TOGETHER)])
+
+
+def _random(network: SpikingNetwork, number: int) -> Tensor:
+    """Images of random pixels, as the network takes them."""
     draws = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (number, *network.header.shape), dtype=torch.uint8, generator=draws)
-    x = prepare(pixels, network.header.preprocessing) if number else None
-    return export(network, to, path, x, choices) | {"images_of": "random pixels" if number else None}
+    return prepare(pixels, network.header.preprocessing)
 
 
 def _nir(network: SpikingNetwork, path: Path, choices: Choices) -> Exported:
@@ -218,7 +289,7 @@ def _numpy(network: SpikingNetwork, path: Path, choices: Choices) -> Exported:
     files, expected = write_arrays(network, path), arrays_of(network)
     read = read_arrays(files[0])
     if set(read) != set(expected) or not all(np.array_equal(read[name], own) for name, own in expected.items()):
-        raise ExportError(f"{files[0]} does not hold what was written into it; do not use it")
+        raise ExportError(f"{path.name} does not hold what was written into it and was not kept")
     return Exported(files)
 
 

@@ -90,6 +90,7 @@ def read_own(
         FormatError: weights that are damaged, or of another network.
         ConversionError: a network that cannot be traced or does not take such images.
     """
+    model = build_model(factory)
     network = factory.rpartition(":")[2].strip("_") or "model"
     recipe = Recipe(
         name=f"{network}-{dataset}",
@@ -101,7 +102,6 @@ def read_own(
         classes=class_count(dataset, data_dir),
     )
     image, classes = input_facts(recipe)
-    model = build_model(factory)
     load_weights(model, weights)
     model = _of_torch(model)
     traced = trace(model, torch.zeros(2, *image))

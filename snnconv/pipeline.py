@@ -196,15 +196,24 @@ def open_network(run: Run, images: ImageSet) -> SpikingNetwork:
         DataError: images of another shape or number of classes.
     """
     network = network_of(run)
+    require_fit(network, images, f"run {run.name}")
+    return network
+
+
+def require_fit(network: SpikingNetwork, images: ImageSet, owner: str) -> None:
+    """Refuse images that a network, named by its owner, does not take.
+
+    Raises:
+        DataError: images of another shape or number of classes.
+    """
     channels, height, width = images.shape
     crop = network.header.preprocessing.crop if network.header.preprocessing else None
     shape = (channels, height, width) if crop is None else (channels, crop, crop)
     if (shape, images.classes) != (network.header.shape, network.classes):
         raise DataError(
             f"{images.name} gives images of {list(shape)} in {images.classes} classes; "
-            f"run {run.name} takes {list(network.header.shape)} in {network.classes}"
+            f"{owner} takes {list(network.header.shape)} in {network.classes}"
         )
-    return network
 
 
 def verify_run(

@@ -25,8 +25,9 @@ TOGETHER = 100
 def predict(network: SpikingNetwork, files: Sequence[Path], engine: str = "auto") -> list[dict[str, Any]]:
     """The class of each image file, and how sure the network is.
 
-    An image is resized and cropped as the network's preprocessing says; where that leaves the size open, to the size of
-    the images of its data set, else to that of its input. Networks of one channel see it in grey.
+    An image is turned upright as its EXIF orientation says, then resized and cropped as the network's preprocessing
+    says; where that leaves the size open, to the size of the images of its data set, else to that of its input.
+    Networks of one channel see it in grey.
 
     Args:
         network: Converted.

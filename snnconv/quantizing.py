@@ -25,7 +25,7 @@ from snnconv.errors import RunError
 from snnconv.own_models import model_of, new_run, read_own
 from snnconv.quantization.calibration import bypassed
 from snnconv.quantization.inserting import quantizers_of
-from snnconv.quantization.quantize import quantize, sensitivity, skeleton
+from snnconv.quantization.quantize import quantize, sensitivity
 from snnconv.runs import ANN, QUANTIZATION, OwnModel, Run, find_run, list_runs, write_json
 
 
@@ -170,11 +170,10 @@ def quantize_source(
             layers, sensitivity(quantized, partial(accuracy, number=plan.layer_images)), strict=True
         ):
             layer["accuracy"] = alone
-    plain = skeleton(model, example, plan.levels)
-    with bypassed(plain):
-        before = accuracy(plain)
+    before = accuracy(model)
     with bypassed(quantized):
-        none, weights_alone = accuracy(quantized, plan.layer_images or 1), accuracy(quantized) if bits else None
+        none = accuracy(quantized, plan.layer_images) if plan.layer_images else None
+        weights_alone = accuracy(quantized) if bits else None
     result: dict[str, Any] = {
         "run": run.name,
         "source": source.name,
@@ -191,7 +190,7 @@ def quantize_source(
         },
         "layers": layers,
         "layer_images": min(plan.layer_images, len(test)),
-        "no_layer": none if plan.layer_images else None,
+        "no_layer": none,
         "epochs": plan.epochs,
     }
     write_json(run.file(QUANTIZATION), result)

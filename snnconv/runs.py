@@ -36,7 +36,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from snnconv.config import Recipe, recipe_from_mapping, to_mapping
-from snnconv.errors import ConfigError, FormatError, RunError, SnnconvError
+from snnconv.errors import ConfigError, FormatError, RunError, SnnconvError, nearest
 
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
@@ -48,6 +48,8 @@ MERGED = "merged.safetensors"
 TRAINING = "results/train.json"
 QUANTIZATION = "results/quantize.json"
 VERIFICATION = "results/verify.json"
+TRAINING_SETTINGS = ("augmentation", "training")
+"""Settings of a recipe that say how its network is trained."""
 EARLIER = "earlier"
 """Folder beside results, of those that others replaced."""
 MEASURED = ("results/verify*.json", "results/simulate-*.json", "results/sweep-*.json", f"results/{EARLIER}/*.json")
@@ -130,6 +132,16 @@ class Run:
     def results(self, pattern: str) -> list[dict[str, Any]]:
         """Contents of the result files whose names match, sorted by name."""
         return [read_json(file, dict[str, Any]) for file in sorted((self.path / "results").glob(pattern))]
+
+    @property
+    def brought(self) -> bool:
+        """Whether its weights came from elsewhere: what its recipe says of training is not true of them."""
+        return (self.has(ANN) or self.has(NETWORK)) and not (self.has(HISTORY) or self.has(TRAINING))
+
+    def settings(self) -> dict[str, Any]:
+        """What its recipe says as plain values; of training only where its weights were trained so."""
+        settings = to_mapping(self.recipe)
+        return {name: own for name, own in settings.items() if not (self.brought and name in TRAINING_SETTINGS)}
 
     def training(self) -> TrainingResult | None:
         """What the finished training measured; None where it is not finished."""
@@ -260,7 +272,8 @@ def find_run(runs_dir: Path, name: str | None, needs: str, instead: str | None =
         return next((run for run in list_runs(runs_dir) if run.has(needs)), None)
     path = runs_dir / name if (runs_dir / name).exists() else Path(name)
     if not path.exists():
-        raise RunError(f"no run called {name} in {runs_dir}: `snnconv runs` lists them")
+        names = (file.parent.name for file in runs_dir.glob(f"*/{CONFIG}"))
+        raise RunError(f"no run called {name} in {runs_dir}{nearest(name, names)}: `snnconv runs` lists them")
     run = open_run(path)
     if not run.has(needs) and not (instead is not None and run.has(instead)):
         if needs == ANN and run.has(NETWORK):
@@ -354,8 +367,15 @@ def write_result(
             number += 1
         write_text(earlier, path.read_text(encoding="utf-8"))
         other = " and ".join(name for name, value in settings(result).items() if value != before[name])
-        say(f"{path.name} was measured with other {other}: it is kept as {earlier}")
+        whose = ", which came with snnconv," if _came_with_snnconv(path) else ""
+        say(f"{path.name}{whose} was measured with other {other}: it is kept as {earlier}")
     write_json(path, result)
+
+
+def _came_with_snnconv(path: Path) -> bool:
+    """Whether a result is that of the shipped run, as it was copied."""
+    original = shipped_run().file(f"results/{path.name}")
+    return original.is_file() and original.read_bytes() == path.read_bytes()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from snnconv.config import Recipe, Settings, to_mapping
-from snnconv.errors import ConfigError, FormatError
+from snnconv.errors import ConfigError, FormatError, nearest
 from snnconv.runs import (
     CONFIG,
     NETWORK,
@@ -113,7 +113,8 @@ def find_model(name: str) -> Model:
             f"{name!r} looks like a network of your own: make a run of it with `snnconv convert --model {name} ...` "
             "first, and name that with --run"
         )
-    raise ConfigError(f"unknown model {name!r}: `snnconv models` lists those that come with the package")
+    meant = nearest(name, known)
+    raise ConfigError(f"unknown model {name!r}{meant}: `snnconv models` lists those that come with the package")
 
 
 def model_file(model: Model) -> Path:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -170,6 +171,36 @@ def test_connections_through_pools_and_shortcuts_are_counted_by_hand() -> None:
     assert fan_outs(network, True)[encoder.name].tolist() == [[[3 + 1 + 3, 3]], [[3 + 1 + 3, 3]]]
     assert encoder.fan_out == 7
     assert footprints(network)[-1].fan_in == 3 + 3 and conv.fan_out == 2  # two classes
+
+
+@pytest.mark.parametrize("pool", [(2, 2, 0, 1), (3, 2, 1, 1), (2, 1, 0, 2)], ids=["apart", "overlapping", "dilated"])
+@pytest.mark.parametrize("zeros", [True, False])
+def test_a_unit_in_front_of_a_max_pool_reaches_what_each_of_its_windows_reaches(
+    pool: tuple[int, int, int, int], zeros: bool
+) -> None:
+    torch.manual_seed(2)
+    kernel, stride, padding, dilation = pool
+    behind = ternary(nn.Conv2d(2, 3, 3, padding=1))
+    layers = [nn.Conv2d(1, 2, 1), KBQuantizer(0, 2), nn.MaxPool2d(kernel, stride, padding, dilation), behind]
+    model = nn.Sequential(*layers, KBQuantizer(0, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).eval()
+    network = convert(model, torch.zeros(1, 1, 7, 6), PIXELS)
+    (encoder,) = network.encoders
+    (conv,) = (layer for layer in network.layers.values() if isinstance(layer, SpikingLayer))
+    (pooled,) = (network.nodes[name].inputs[0] for name, layer in network.layers.items() if layer is conv)
+    reached: dict[Any, int] = {}
+    weight = conv.branches[0].synapse.weight.numpy()
+    for _, source, value in conv_connections(network.wire_shape(pooled), weight, (1, 1), (1, 1, 1, 1), (1, 1), 1):
+        reached[source] = reached.get(source, 0) + int(zeros or value != 0)
+    expected = torch.zeros(2, 7, 6, dtype=torch.int64)
+    window = np.ones((2, 1, kernel, kernel))
+    geometry = ((stride, stride), (padding,) * 4, (dilation, dilation), 2)
+    for place, unit, _ in conv_connections((2, 7, 6), window, *geometry):
+        expected[unit] += reached.get(place, 0)
+    assert torch.equal(fan_outs(network, zeros)[encoder], expected)
+    row = footprints(network)[0]
+    assert (row.fan_out if zeros else row.fan_out_nonzero) == int(expected.max()) > 1
+    if zeros and stride == kernel:
+        assert row.fan_out == 3 * 3 * 3  # by hand: one window, behind which are three channels by a 3x3 kernel
 
 
 @pytest.mark.parametrize("name", ["residual", "dense", "unet", "sequence", "squeeze"])
@@ -478,12 +509,17 @@ def test_what_is_not_proven_gets_no_certificate(folder: Path, monkeypatch: pytes
     assert "certificate chip.json does not hold: layer conv2_act" in checked
 
 
-def test_a_folder_that_is_none_of_a_certificate_is_left_alone(folder: Path) -> None:
+def test_a_folder_that_is_none_of_a_certificate_is_left_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "mine").mkdir()
     (folder / "mine" / "network.npz").write_text("arrays of another network")
     (folder / "mine" / "thesis.tex").write_text("years of work")
-    result = snnconv("export", "--certificate", "mine", "--images", "5", "--quiet", cwd=folder)
+    (folder / "file").write_text("no folder")
+    with monkeypatch.context() as patched:
+        patched.setattr(certification, "_measure", lambda *_: pytest.fail("proven before the folder was looked at"))
+        result = snnconv("export", "--certificate", "mine", "--images", "5", "--quiet", cwd=folder)
+        file = snnconv("export", "--certificate", "file", "--images", "5", "--quiet", cwd=folder)
     assert "mine is there already and is no folder of a certificate" in sentence(result)
+    assert "cannot write file: Not a directory" in sentence(file)
     assert (folder / "mine" / "thesis.tex").read_text() == "years of work" and not (folder / "mine.json").exists()
     again = snnconv("export", "--certificate", "chip", "--images", "5", "--quiet", cwd=folder)
     assert again.exit_code == 0 and read_certificate(folder / "chip.json")["data"]["images"] == 5

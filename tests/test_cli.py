@@ -107,6 +107,13 @@ def test_results_do_not_depend_on_batch_size_or_engine(trained: Path) -> None:
     assert counts() != counts("--seed", "1")
 
 
+def test_a_first_result_of_ones_own_says_that_the_one_before_came_with_snnconv(tmp_path: Path) -> None:
+    first = snnconv("simulate", "--noise-ratio", "0.1", cwd=tmp_path)
+    assert "simulate-noise0.1.json, which came with snnconv, was measured with other trials: it is kept" in first.stderr
+    second = snnconv("simulate", "--noise-ratio", "0.1", "--seed", "1", cwd=tmp_path)
+    assert "simulate-noise0.1.json was measured with other seed: it is kept" in second.stderr
+
+
 def test_a_result_of_other_settings_is_kept_and_that_is_said(folder: Path) -> None:
     file = folder / RUN / "results/simulate-noise0.3-70images.json"
     earlier = file.parent / "earlier"
@@ -239,12 +246,18 @@ def test_every_command_works_as_typed_right_after_install(tmp_path: Path, argume
     assert result.stdout.strip()
 
 
+def test_the_list_of_commands_cuts_no_description() -> None:
+    assert "..." not in snnconv("--help").stdout.partition("Commands:")[2]
+
+
 def test_lists_show_the_runs_and_the_recipes(trained: Path) -> None:
     rows = json.loads(snnconv("runs", "--json", cwd=trained).stdout)["runs"]
     assert [(row["name"], row["state"], row["epochs_done"]) for row in rows] == [("lenet-digits-k1B2", "verified", 8)]
     recipes = {row["name"]: row for row in json.loads(snnconv("recipes", "--json", cwd=trained).stdout)["recipes"]}
     assert recipes["lenet-mnist-k1B2"]["published"]["accuracy"] == 99.37
     assert recipes["lenet-digits-k1B2"]["measured"] is None  # eight epochs are another recipe
+    some = snnconv("recipes", "Digits-k1", cwd=trained).stdout
+    assert [line.split()[0] for line in some.splitlines()[3:]] == ["lenet-digits-k1B2"]
     for command in ("runs", "recipes", "info"):
         result = snnconv(command, cwd=trained)
         assert result.exit_code == 0 and "lenet-digits-k1B2" in result.stdout
@@ -266,10 +279,13 @@ def test_overrides_make_another_configuration(tmp_path: Path) -> None:
 WRONG = [
     (("train", "lenet-digits-k1B2", "--k", "-1"), 1, "k (= -1)"),
     (("train", "lenet-digits-k1B9"), 1, "unknown recipe 'lenet-digits-k1B9'"),
+    (("train", "lenet-mnist-k1b2"), 1, "'lenet-mnist-k1b2' (did you mean lenet-mnist-k1B2?): `snnconv recipes`"),
+    (("recipes", "nothing"), 1, "no recipe has 'nothing' in its name"),
+    (("simulate", "--run", "lenet-digit-k1B2"), 1, "in runs (did you mean lenet-digits-k1B2?): `snnconv runs`"),
     (("train", "lenet-digits-k1B2", "--epochs", "0"), 1, "epochs (= 0)"),
     (("train",), 2, "either a recipe"),
     (("train", "--resume"), 1, "is unfinished"),
-    (("train", "lenet-mnist-k1B2", "--data-dir", "empty.gz"), 1, "mnist"),
+    (("train", "lenet-mnist-k1B2", "--data-dir", "empty.gz"), 1, "no data folder empty.gz"),
     (("simulate", "--noise-ratio", "1.5"), 2, "1.5"),
     (("simulate", "--noise-ratio", "-0.1"), 2, "-0.1"),
     (("simulate", "--noise-layers", "conv9"), 1, "'conv9'"),
@@ -277,16 +293,17 @@ WRONG = [
     (("simulate", "--batch-size", "0"), 2, "0 is not in the range"),
     (("simulate", "--images", "501"), 1, "500 test images"),
     (("simulate", "--engine", "warp"), 1, "unknown engine 'warp'"),
+    (("simulate", "--engine", "integer"), 1, "one of the ways that engine auto times for a layer, no engine by itself"),
     (("simulate", "--device", "abacus"), 1, "device 'abacus'"),
     (("simulate", "--run", "nobody"), 1, "no run called nobody"),
     (("simulate", "--data", "imagenets"), 1, "unknown data set 'imagenets'"),
-    (("simulate", "--data", "imagenet", "--data-dir", "nowhere"), 1, "imagenet have sizes of their own"),
+    (("simulate", "--data", "imagenet", "--data-dir", "."), 1, "imagenet have sizes of their own"),
     (("simulate", "--workers", "-1"), 2, "-1 is not in the range"),
     (("train", "lenet-digits-k1B2", "--teacher", "nobody"), 1, "no run called nobody"),
-    (("train", "resnet18tnn-folder-k1B2", "--data-dir", "nowhere"), 1, "nowhere/train/<class>"),
+    (("train", "resnet18tnn-folder-k1B2", "--data-dir", "."), 1, "train/<class>"),
     (("train", "lenet-digits-k1B2", "--run", "mine"), 2, "--run goes with --resume"),
     (("train", "--resume", "--epochs", "3"), 2, "keeps its recipe"),
-    (("simulate", "--data", "mnist", "--data-dir", "nowhere"), 1, "mnist"),
+    (("simulate", "--data", "mnist", "--data-dir", "nowhere"), 1, "no data folder nowhere: make it, or name another"),
     (("plot", "sparsity", "--run", "nobody"), 1, "no run called nobody"),
     (("plot", "colours"), 2, "No such command"),
 ]
@@ -390,7 +407,9 @@ def test_a_run_stopped_in_its_first_epoch_neither_blocks_commands_nor_resuming(f
 
 def test_a_run_without_results_is_one_sentence(folder: Path) -> None:
     shutil.rmtree(folder / RUN / "results")
-    assert "no simulation results" in sentence(snnconv("plot", "sops", "--run", "lenet-digits-k1B2", cwd=folder))
+    assert "no noise-free simulation results" in sentence(
+        snnconv("plot", "sops", "--run", "lenet-digits-k1B2", cwd=folder)
+    )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -177,7 +177,7 @@ def test_published_trainings_of_tnn_on_cifar(depth: int, quantization: str) -> N
         ({"preprocessing.resize": 20}, r"resize \(= 20\) needs a crop of at most as many pixels, not 24"),
         ({"preprocessing.mean": [0.5]}, "mean and sd go together"),
         ({"preprocessing.mean": [0.5], "preprocessing.sd": [1.0, 1.0]}, "mean and sd go together"),
-        ({"preprocessing.mean": [0.5], "preprocessing.sd": [0.0]}, "sd .* must be above 0"),
+        ({"preprocessing.mean": [0.5], "preprocessing.sd": [0.0]}, "sd .* must be finite numbers above 0"),
         ({"preprocessing.mean": [0.5], "preprocessing.sd": [1.0]}, "each image's own mean and sd"),
         ({"augmentation.area": [0.0, 1.0]}, "0 < low <= high <= 1"),
         ({"augmentation.area": [0.5, 1.0], "augmentation.pad": 1}, "area needs a crop .* and no pad"),

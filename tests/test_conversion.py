@@ -287,11 +287,12 @@ def body(*layers: nn.Module, features: int = 256) -> nn.Sequential:
     return nn.Sequential(*encoder(), *layers, nn.Flatten(), nn.Linear(features, 3))
 
 
-def test_an_unknown_layer_is_refused_with_path_type_and_what_is_accepted() -> None:
-    model = nn.Sequential(*encoder(), nn.Sequential(nn.Identity(), nn.Softplus()), nn.Flatten(), nn.Linear(256, 3))
-    message = refused(model, r"layer 3\.1 \(Softplus\)")
-    assert "Conv2d" in message
-    assert "KBQuantizer" in message
+@pytest.mark.parametrize(
+    ("layer", "words"), [(nn.Softplus(), "KBQuantizer"), (nn.ReflectionPad2d(0), "accepted are convolutions and dense")]
+)
+def test_an_unknown_layer_is_refused_with_path_type_and_what_to_do(layer: nn.Module, words: str) -> None:
+    model = nn.Sequential(*encoder(), nn.Sequential(nn.Identity(), layer), nn.Flatten(), nn.Linear(256, 3))
+    assert words in refused(model, rf"layer 3\.1 \({type(layer).__name__}\) cannot be converted: ")
 
 
 class Function(nn.Module):
@@ -435,6 +436,12 @@ BAD_SETTINGS: dict[str, Callable[[], list[nn.Module]]] = {
 @pytest.mark.parametrize("name", BAD_SETTINGS)
 def test_settings_without_an_exact_counterpart_are_refused_with_the_layer(name: str) -> None:
     refused(body(*BAD_SETTINGS[name]()), r"layer \d")
+
+
+def test_a_batch_norm_whose_variance_is_below_0_is_refused() -> None:
+    model = body(conv(4, 4, 1), nn.BatchNorm2d(4), act())
+    next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d)).running_var[2] = -0.1
+    refused(model, r"layer \d.*running variance is below 0")
 
 
 def test_padding_between_the_encoder_and_its_quantizer_is_refused() -> None:

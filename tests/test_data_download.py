@@ -99,7 +99,10 @@ def fails(server: Server, folder: Path, sources: dict[str, Source], reason: str)
     text = str(caught.value)
     assert text.startswith(f"made could not be downloaded from {server.url} (")
     assert "\n" not in text
-    assert text.endswith(f"into {folder / 'Made' / 'raw'} by hand")
+    by_hand = (
+        f"into {folder / 'Made' / 'raw'} by hand, or name the folder that has them with --data-dir or $SNNCONV_DATA"
+    )
+    assert text.endswith(by_hand)
     assert all(name in text for name in sources["made"].files)
 
 

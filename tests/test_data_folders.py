@@ -287,8 +287,8 @@ def refused(folder: Path, reason: str, dataset: str = "folder", split: str = "tr
 
 
 def test_folders_that_do_not_fit_are_one_sentence(photos: Path, tmp_path: Path) -> None:
-    refused(tmp_path / "none", r"folder \(train\) is not there: put the images of each class into .*none/train/<class>")
-    refused(tmp_path / "none", r"imagenet \(test\) .*imagenet/val/<class> \(nothing is downloaded", "imagenet", "test")
+    refused(tmp_path, r"folder \(train\) is not there: put the images of each class into .*/train/<class>")
+    refused(tmp_path, r"imagenet \(test\) .*imagenet/val/<class> \(nothing is downloaded", "imagenet", "test")
     refused(photos, "train has 3 class folders; imagenet has 1000", "imagenet")
     write_image(photos / "val/dog/1.png", 20, 20)
     refused(photos, "train and .*val have different classes: dog is in only one of the two")
@@ -407,8 +407,8 @@ def test_training_on_a_folder_is_the_same_with_any_workers_and_when_resumed(trai
 
 def test_wrong_folders_are_one_sentence_and_leave_no_run(trained: Path) -> None:
     before = sorted(trained.rglob("*"))
-    assert "nowhere/train/<class>" in sentence(snnconv("train", "mine.toml", "--data-dir", "nowhere", cwd=trained))
-    assert "is not there" in sentence(snnconv("verify", "--run", "mine", "--data-dir", "nowhere", cwd=trained))
+    assert "runs/train/<class>" in sentence(snnconv("train", "mine.toml", "--data-dir", "runs", cwd=trained))
+    assert "is not there" in sentence(snnconv("verify", "--run", "mine", "--data-dir", "runs", cwd=trained))
     assert "imagenet (train) is not there" in sentence(snnconv("train", "resnet18tnn-imagenet-k1B2", cwd=trained))
     assert sorted(trained.rglob("*")) == before
     other = write_set(trained / "other")

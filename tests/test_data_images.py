@@ -95,6 +95,28 @@ def test_the_folder_comes_from_the_environment(tmp_path: Path, monkeypatch: pyte
     assert len(load_images("mnist", "test", tmp_path / "data", download=False)) == 2
 
 
+def test_a_folder_that_was_named_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    monkeypatch.setattr(module, "fetch", lambda dataset, folder: asked.append(folder))
+    way_out = "make it, or name another with --data-dir or \\$SNNCONV_DATA$"
+    with pytest.raises(DataError, match=f"^there is no data folder nowhere: {way_out}"):
+        load_images("mnist", "test", "nowhere")
+    monkeypatch.setenv("SNNCONV_DATA", "elsewhere")
+    with pytest.raises(DataError, match=f"^there is no data folder elsewhere: {way_out}"):
+        load_images("mnist", "test")
+    assert asked == list(tmp_path.iterdir()) == []
+    monkeypatch.setenv("SNNCONV_DATA", "")
+    with pytest.raises(DataError, match="or name another folder with --data-dir"):
+        load_images("mnist", "test")  # data in the working directory is made by the download
+    assert asked == [Path("data")]
+
+
+def test_a_folder_may_be_text(tmp_path: Path) -> None:
+    write_idx(tmp_path / "mnist", 2)
+    assert len(load_images("mnist", "test", str(tmp_path), download=False)) == 2
+
+
 def test_what_is_not_there_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 

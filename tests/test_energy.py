@@ -9,7 +9,20 @@ from typing import Any
 import pytest
 from test_reporting_rows import result, simulated
 
-from snnconv.energy import LINE, PRESETS, SYSTEMS, estimate, estimates, matched_bits, multiply, spike_rate, window
+from snnconv.energy import (
+    LINE,
+    PRESETS,
+    SYSTEMS,
+    estimate,
+    estimates,
+    fitting,
+    matched_bits,
+    multiply,
+    narrowness,
+    potential_bits,
+    spike_rate,
+    window,
+)
 from snnconv.errors import ConfigError, FormatError, RunError
 from snnconv.reporting.energy import plot_energy
 from snnconv.reporting.rows import result_from
@@ -119,6 +132,16 @@ def test_zeros_are_skipped_where_the_codes_have_them_whatever_the_neuron_sends()
         estimate(over_time)
 
 
+def test_an_adder_too_narrow_for_the_potentials_is_told() -> None:
+    assert potential_bits(small()) == 9  # the readout's 64 bits are floats
+    assert [fitting(bits) for bits in (8, 9, 32, 33)] == ["45nm-int8", "45nm-int32", "45nm-int32", "45nm-int32"]
+    presets = estimates(small())["presets"]
+    assert presets["45nm-int8"]["remark"] == "potentials of 9 bits: the 8-bit integer adder priced here is too narrow"
+    assert presets["45nm-int32"]["remark"] is presets["45nm-fp32"]["remark"] is None
+    assert estimates(small())["potential_bits"] == 9
+    assert narrowness(26, "45nm-fp32") is not None and narrowness(25, "45nm-fp32") is None
+
+
 def test_spikes_a_unit_and_step() -> None:
     assert spike_rate(small()) == pytest.approx((12 + 6) / (3 * (8 + 16)))
     assert spike_rate(small("if", 12)) == pytest.approx((12 + 6) / (12 * (8 + 16)))
@@ -165,3 +188,19 @@ def test_results_of_an_earlier_release_are_passed_over(tmp_path: Path) -> None:
         plot_energy([result_from("lenet-mnist", "k0B1", [old])], tmp_path / "energy")
     file = plot_energy([result_from("lenet-mnist", "k0B1", [old]), result()], tmp_path / "energy")[2]
     assert {row["configuration"] for row in csv.DictReader(file.read_text().splitlines())} == {"k1B2"}
+
+
+@pytest.mark.parametrize(("bits", "preset", "taken", "told"), [
+    (8, None, "45nm-int8", False), (11, None, "45nm-int32", False), (52, None, "45nm-int32", True),
+    (11, "45nm-int8", "45nm-int8", True),
+])  # fmt: skip
+def test_the_figure_takes_an_adder_that_holds_the_potentials_or_says_so(
+    bits: int, preset: str | None, taken: str, told: bool, tmp_path: Path
+) -> None:
+    simulation = simulated()
+    for own in simulation["operations"]["layers"]:
+        own["potential_bits"] = bits
+    files = plot_energy([result_from("lenet-mnist", "k1B2", [simulation])], tmp_path / "energy", preset)
+    rows = list(csv.DictReader(files[2].read_text().splitlines()))
+    assert {row["preset"] for row in rows} == {taken}
+    assert (b"too narrow" in files[1].read_bytes()) == told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,11 +31,12 @@ from snnconv.conversion.splitting import split_signs
 from snnconv.errors import ConfigError, ExportError
 from snnconv.exchange import FORMATS, Choices, export
 from snnconv.formats.arrays import write_arrays
-from snnconv.formats.native import save
+from snnconv.formats.native import load, save
 from snnconv.formats.nir import to_nir, write_nir
-from snnconv.formats.onnx import to_onnx, write_onnx
-from snnconv.formats.spikingjelly import read_spikingjelly, to_spikingjelly, write_spikingjelly
+from snnconv.formats.onnx import onnx_runner, to_onnx, write_onnx
+from snnconv.formats.spikingjelly import read_spikingjelly, run_spikingjelly, to_spikingjelly, write_spikingjelly
 from snnconv.grids import Grid
+from snnconv.runs import NETWORK, shipped_run
 from snnconv.snn.layers import Concat
 from snnconv.snn.network import SpikingNetwork
 from snnconv.snn.temporal import TemporalNetwork
@@ -263,6 +265,28 @@ def test_wiring_and_signs_in_nir_are_equal(make: Callable[[], SpikingNetwork], t
     assert export(network, "nir", tmp_path / "net", images(network))["check"]["equal"]
 
 
+class Aside(nn.Module):
+    """A quantized head that nothing reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.act, self.aside = nn.Conv2d(2, 4, 3), KBQuantizer(1, 2), nn.Conv2d(4, 3, 3)
+        self.unread, self.fc = KBQuantizer(1, 2), nn.Linear(100, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.stem(x))
+        self.unread(self.aside(x))
+        return self.fc(x.flatten(1))
+
+
+@pytest.mark.parametrize("to", ["nir", "onnx", "spikingjelly"])
+def test_what_nothing_reads_is_compared_too(to: str, tmp_path: Path) -> None:
+    pytest.importorskip({"nir": "nir", "onnx": "onnxruntime", "spikingjelly": "torch"}[to])
+    network = convert(Aside().eval(), torch.zeros(1, 2, 7, 7), PIXELS)
+    check = export(network, to, tmp_path / "net", images(network))["check"]
+    assert check["equal"] and check["units"] == 3 * (4 * 25 + 3 * 9)
+
+
 def bordered(split: bool) -> SpikingNetwork:
     """Signed counts through a border, a shortcut that halves, and a sum-pool."""
     torch.manual_seed(4)
@@ -309,6 +333,20 @@ def pooled() -> tuple[nn.Module, SpikingNetwork]:
     return model, convert(model, torch.zeros(1, 2, 9, 9), PIXELS)
 
 
+def edged() -> tuple[nn.Module, SpikingNetwork]:
+    """Max pools of signed counts behind zeros that are larger than most; with their own border wider than a window."""
+    torch.manual_seed(8)
+    model = nn.Sequential(
+        *(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), GridQuantizer(TWTA), nn.ZeroPad2d((1, 2, 0, 1)), nn.MaxPool2d(2)),
+        *(ternary(nn.Conv2d(4, 4, 2)), nn.BatchNorm2d(4), GridQuantizer(UNEVEN), nn.AvgPool2d(2, 1)),
+        *(nn.ZeroPad2d(2), nn.MaxPool2d(2, 1, 1), nn.Flatten(), nn.Linear(168, 3)),
+    )
+    settled(model, torch.rand(16, 2, 7, 7))
+    with torch.no_grad():
+        model[1].bias -= 1.0
+    return model, convert(model, torch.zeros(1, 2, 7, 7), PIXELS)
+
+
 def called(name: str) -> SpikingNetwork:
     """A network by a short name: one of those above, or random3, signed1, split2 with their seeds."""
     made = {"square": square, "rising": rising, "pooled": pooled}
@@ -333,7 +371,7 @@ def onnx_networks() -> dict[str, Callable[[], tuple[nn.Module, SpikingNetwork]]]
     }
     signed = lambda: ((ann := random_ann(1, grid=TWTA)), convert(ann, torch.zeros(shape), PIXELS))  # noqa: E731
     mine = {name: lambda name=name: own(name) for name in ("functional", "mobile", "residual", "dense", "squeeze")}
-    return drawn | {"square": square, "rising": rising, "pooled": pooled, "signed": signed} | mine
+    return drawn | {"square": square, "rising": rising, "pooled": pooled, "edged": edged, "signed": signed} | mine
 
 
 @pytest.mark.parametrize("name", onnx_networks())
@@ -408,6 +446,16 @@ def test_hidden_layers_are_integers_in_onnx() -> None:
     assert {entry.key: entry.value for entry in model.metadata_props} == {
         "preprocessing": '{"standardise": false, "divisor": 255.0}'
     }
+
+
+def test_what_onnx_runtime_does_not_take_is_one_sentence() -> None:
+    pytest.importorskip("onnxruntime")
+    model = to_onnx(random_network(0))
+    with pytest.raises(ExportError, match="ONNX Runtime does not run the model"):
+        onnx_runner(model)(torch.zeros(1, 9, 1, 1))
+    model.graph.node[0].op_type = "Warp"
+    with pytest.raises(ExportError, match="ONNX Runtime does not run the model"):
+        onnx_runner(model)
 
 
 def test_a_layer_that_takes_onnx_own_name_is_refused() -> None:
@@ -698,15 +746,41 @@ def test_rates_of_the_shipped_network_are_compared_over_the_steps(tmp_path: Path
     )
 
 
+def test_the_first_call_of_spikingjelly_says_no_word_of_triton() -> None:
+    network, heard = random_network(0), []
+    logger = logging.getLogger("torch._library.triton")
+    module = to_spikingjelly(network)
+    module.register_forward_pre_hook(lambda *_: heard.append(logger.isEnabledFor(logging.WARNING)))
+    run_spikingjelly(module, network, images(network))
+    assert heard == [False] and logger.isEnabledFor(logging.WARNING)
+
+
 def test_a_network_by_itself_is_compared_on_random_pixels(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     save(random_network(0), tmp_path / "net.safetensors")
     result = snnconv("export", "--to", "onnx", "--output", "net", "--network", "net.safetensors", cwd=tmp_path)
     assert result.exit_code == 0 and "on 100 images of random pixels" in result.stdout, result.output
+    assert "comparing on random pixels: the network's file names no data set" in result.stderr
     none = snnconv(
         "export", "--to", "onnx", "--output", "net", "--network", "net.safetensors", "--images", "0", cwd=tmp_path
     )
     assert none.exit_code == 0 and "not compared: no images were asked for" in none.stdout
+
+
+def test_a_network_by_itself_is_compared_on_the_data_set_its_file_names(tmp_path: Path) -> None:
+    file = "net.safetensors"
+    write = ("export", "--to", "spikingjelly", "--output", "net", "--network", file, "--images", "3")
+    network = load(shipped_run().file(NETWORK))
+    save(network, tmp_path / file)
+    result = snnconv(*write, cwd=tmp_path)
+    assert result.exit_code == 0 and "3 images of digits" in result.stdout and not result.stderr, result.output
+    assert "there is no data folder gone" in sentence(snnconv(*write, "--data-dir", "gone", cwd=tmp_path))
+    network.header.about["recipe"]["dataset"] = "mnist"
+    save(network, tmp_path / file)
+    result = snnconv(*write, "--data-dir", ".", cwd=tmp_path)
+    assert result.exit_code == 0 and "3 images of random pixels" in result.stdout, result.output
+    assert "comparing on random pixels: mnist (test) is not there: put its files into ., mnist or" in result.stderr
+    assert not list(tmp_path.glob("MNIST"))
 
 
 def test_a_file_that_does_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -715,8 +789,9 @@ def test_a_file_that_does_something_else_is_refused(tmp_path: Path, monkeypatch:
 
     network, other = random_network(0), random_network(0)
     other.layers["act1"].neuron.thresholds[:] += 1
+    (tmp_path / "net.onnx").write_bytes(b"a good one")
     monkeypatch.setattr(exchange, "write_onnx", lambda _, path, codes: write_onnx(other, path, codes))
-    with pytest.raises(ExportError, match=r"net.onnx does not do what the network does: .* units differ"):
+    with pytest.raises(ExportError, match=r"net.onnx does not do .* and was not kept: .* units differ"):
         export(network, "onnx", tmp_path / "net", images(network))
     monkeypatch.setattr(exchange, "write_spikingjelly", lambda _, path, neuron: write_spikingjelly(other, path, neuron))
     with pytest.raises(ExportError, match=r"net.py does not do what the network does"):
@@ -724,6 +799,7 @@ def test_a_file_that_does_something_else_is_refused(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(exchange, "write_arrays", lambda _, path: write_arrays(other, path))
     with pytest.raises(ExportError, match=r"net.npz does not hold what was written"):
         export(network, "numpy", tmp_path / "net")
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"a good one"]
 
 
 @pytest.mark.parametrize(("package", "to"), [("nir", "nir"), ("onnx", "onnx")])
@@ -731,7 +807,9 @@ def test_a_missing_package_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, to: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ExportError, match=rf"{package} is not installed: `pip install snnconv\[{to}\]`"):
+    with pytest.raises(
+        ExportError, match=rf"{package} is not installed: `pip install -c constraints.txt -e '\.\[{to}\]'`"
+    ):
         export(random_network(0), to, tmp_path / "net")
     assert not list(tmp_path.iterdir())
 
@@ -761,6 +839,7 @@ WRONG = [
     (("--to", "nir", "--output", "n", "--core", "fan_in=3"), 2, "--core goes with --certificate"),
     (("--to", "nir", "--output", "n", "--run", "a", "--network", "b"), 2, "--run or --network"),
     (("--to", "nir", "--output", "."), 2, "is a directory"),
+    (("--to", "nir", "--output", "", "--images", "0"), 1, "'.' is no name for a file: give one, such as net.nir"),
     (("--to", "nir", "--output", "n", "--network", "gone.safetensors"), 1, "gone.safetensors is not there"),
     (("--certificate", "c", "--steps", "3"), 2, "--steps goes with --to"),
     (("--certificate", "c", "--output", "n"), 2, "--output goes with --to"),

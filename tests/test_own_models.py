@@ -387,7 +387,8 @@ FORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "window of all": lambda x: F.avg_pool2d(x, x.size()[2:]).squeeze(-1).squeeze(-1),
     "half": lambda x: F.adaptive_avg_pool2d(x, x.shape[-1] // 2),
     "mean": lambda x: torch.mean(x, dim=(-2, -1)),
-    "mean, kept": lambda x: x.mean(3, keepdim=True).mean(2) if False else x.mean([2, 3], keepdim=True),
+    "mean, kept": lambda x: x.mean([2, 3], keepdim=True),
+    "mean over unequal steps": lambda x: torch.cat([x, F.avg_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 1)], 1).mean((2, 3)),
     "border and pool": lambda x: F.max_pool2d(F.pad(x, (1, 0, 2, 1)), 3, 2),
     "border and mean": lambda x: F.avg_pool2d(F.pad(x, (0, 1)), 3, 2),
     "clamp of counts": lambda x: x.clamp(min=0).relu().contiguous(),
@@ -714,11 +715,76 @@ def test_hooks_that_may_change_values_are_refused() -> None:
         convert(model, torch.rand(2, 3, 8, 8))
 
 
+class Root(Body):
+    """A network that is called otherwise than by the forward of its class."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return -super().__call__(x)
+
+
+@pytest.mark.parametrize("way", ["hook", "pre-hook", "forward", "call"])
+def test_a_network_that_is_called_otherwise_than_by_its_forward_is_refused(way: str) -> None:
+    model = (Root if way == "call" else Body)(nn.Identity()).eval()
+    model(torch.rand(2, 3, 8, 8))
+    if way == "hook":
+        model.register_forward_hook(lambda module, inputs, output: -output)
+    elif way == "pre-hook":
+        model.register_forward_pre_hook(lambda module, inputs: (-inputs[0],))
+    elif way == "forward":
+        model.forward = model.stem.forward
+    with pytest.raises(ConversionError, match=r"has forward hooks, a forward put in later, or a __call__ of its own"):
+        convert(model, torch.rand(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (lambda y, x: (y, x), "several outputs"),
+        (lambda y, x: {"logits": y}, "several outputs"),
+        (lambda y, x: None, "several outputs"),
+        (lambda y, x: y.sum(), r"gives \[\] for several images"),
+    ],
+)
+def test_networks_that_give_anything_but_logits_are_refused(output: Callable, message: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act, self.fc = act(), nn.Linear(64, 10)
+
+        def forward(self, x: Tensor) -> object:
+            return output(self.fc(self.act(x).flatten(1)), x)
+
+    with pytest.raises(ConversionError, match=message):
+        convert(Net().eval(), torch.rand(2, 1, 8, 8))
+
+
+def test_sizes_that_depend_on_the_number_of_images_are_refused() -> None:
+    model = Body(By(lambda s, x: F.adaptive_avg_pool2d(F.pad(x, (x.size(0) % 3, 0, 0, 0)), 4))).eval()
+    model(torch.rand(2, 3, 8, 8))
+    with pytest.raises(ConversionError, match=r"layer pad in between makes \[2, 4, 8, 10\] of 2 images and .* of 3"):
+        convert(model, torch.rand(3, 3, 8, 8))
+
+
 def test_a_batch_size_in_the_forward_is_refused_even_where_the_example_has_it() -> None:
     model = Body(By(lambda s, x: x.view(1, 4, 8, 8))).eval()
     model(torch.rand(1, 3, 8, 8))
     with pytest.raises(ConversionError, match="does not take an input of shape"):
         convert(model, torch.rand(1, 3, 8, 8))
+
+
+def test_layers_that_no_image_has_gone_through_are_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), KBQuantizer(1, 2), nn.Flatten(), nn.LazyLinear(4))
+    with pytest.raises(ConversionError, match="3.weight of Sequential has no values yet"):
+        convert(model.eval(), torch.zeros(1, 1, 5, 5))
+    model(torch.zeros(1, 1, 5, 5))
+    assert convert(model, torch.zeros(1, 1, 5, 5)).classes == 4
+
+
+@pytest.mark.parametrize("change", [nn.Module.double, nn.Module.half])
+def test_weights_of_another_precision_are_named(change: Callable[[nn.Module], nn.Module]) -> None:
+    model = change(nn.Sequential(nn.Conv2d(1, 2, 3), KBQuantizer(1, 2), nn.Flatten(), nn.Linear(18, 4)))
+    with pytest.raises(ConversionError, match=r"0.weight of Sequential is torch.float.*: model.float\(\)"):
+        convert(model.eval(), torch.zeros(1, 1, 5, 5))
 
 
 def test_in_place_relus_of_which_nothing_else_is_read_convert() -> None:
@@ -820,6 +886,20 @@ def nothing():
     return None
 
 
+def leaves():
+    raise SystemExit(3)
+
+
+def lazy():
+    net = Net()
+    net.fc = nn.LazyLinear(10)
+    return net
+
+
+def double():
+    return Net().double()
+
+
 constant = 3
 """
 numbers = itertools.count()
@@ -896,6 +976,15 @@ def test_a_network_of_ones_own_becomes_a_run_like_any_other(place: Place, weight
     assert place.made == ["make-digits"]
 
 
+def test_the_last_line_says_which_preprocessing_was_taken(place: Place) -> None:
+    last = [
+        place.convert("make", "net.pth", *more).stdout.splitlines()[-1]
+        for more in ((), ("--mean", "0.2", "--sd", "0.3"))
+    ]
+    assert last == ["images: pixels / 255, no mean and sd (--mean, --sd)", "images: pixels / 255, mean 0.2, sd 0.3"]
+    assert "images: " not in place.run("convert", "--quiet").stdout  # a run has it from its recipe
+
+
 def test_a_signed_network_of_ones_own_is_split_at_once(place: Place) -> None:
     message = sentence(place.convert("make", "net.pth", "--split"))
     assert "nothing to split" in message and place.made == []
@@ -903,12 +992,19 @@ def test_a_signed_network_of_ones_own_is_split_at_once(place: Place) -> None:
 
 BAD: dict[str, tuple[Callable[[Place], Result], int, str]] = {
     "not written so": (lambda p: p.run("convert", "--model", "net", "--weights", "net.pth", "--data", "digits"), 1, "package.module:name"),
+    "a file": (lambda p: p.run("convert", "--model", "nets/small.py:make", "--weights", "net.pth", "--data", "digits"), 1, "names a file: name its module, nets.small:make"),
     "no module": (lambda p: p.run("convert", "--model", "no.such:net", "--weights", "net.pth", "--data", "digits"), 1, "module no.such of factory no.such:net cannot be imported"),
     "no factory": (lambda p: p.convert("missing"), 1, "has no missing"),
     "not callable": (lambda p: p.convert("constant"), 1, "constant is a int, which cannot be called"),
     "fails": (lambda p: p.convert("fails"), 1, "fails when it is called without arguments (RuntimeError: no luck)"),
     "needs arguments": (lambda p: p.convert("needs"), 1, "give all of its arguments a default"),
     "gives nothing": (lambda p: p.convert("nothing"), 1, "gives a NoneType; a torch.nn.Module is needed"),
+    "leaves": (lambda p: p.convert("leaves"), 1, "fails when it is called without arguments (SystemExit: 3)"),
+    "lazy layers": (lambda p: p.convert("lazy"), 1, "gives a network whose fc.weight has no shape: run one image through it"),
+    "float64": (lambda p: p.convert("double"), 1, "conv1.weight of Net is torch.float64 and the images are torch.float32: model.float()"),
+    "called in the option": (lambda p: p.convert("make()"), 1, "make()' is not written as package.module:name"),
+    "complex weights": (lambda p: p.convert("make", "complex.pth"), 1, "complex.pth holds fc.weight as torch.complex64, the network as torch.float32"),
+    "integer weights": (lambda p: p.convert("make", "int8.pth"), 1, "int8.pth holds fc.weight as torch.int8, the network as torch.float32"),
     "float activations": (lambda p: p.convert("floats", "net.pth"), 1, "the network has no activation quantizer"),
     "other weights": (lambda p: p.convert("other"), 1, "net.safetensors is of another network: it lacks extra.bias, extra.weight"),
     "other shapes": (lambda p: p.convert("few", "net.pth"), 1, "fc.weight is [10, 200], expected [4, 200]"),
@@ -923,7 +1019,10 @@ BAD: dict[str, tuple[Callable[[Place], Result], int, str]] = {
     "classes": (lambda p: p.convert("few", "few.pth"), 1, "tells 4 classes apart; digits has 10"),
     "no data set": (lambda p: p.convert("make", "net.pth", data="pictures"), 1, "pictures"),
     "a crop too large": (lambda p: p.convert("make", "net.pth", "--crop", "40"), 1, "crop (= 40) is larger"),
-    "no divisor": (lambda p: p.convert("make", "net.pth", "--divisor", "0"), 1, "divisor (= 0.0) must be above 0"),
+    "an infinite divisor": (lambda p: p.convert("make", "net.pth", "--divisor", "inf"), 1, "must be a finite number above 0"),
+    "no number as a mean": (lambda p: p.convert("make", "net.pth", "--mean", "nan", "--sd", "1"), 1, "must be finite numbers"),
+    "a mean of three": (lambda p: p.convert("make", "net.pth", "--mean", "0,0,0", "--sd", "1,1,1"), 1, "of 3 channels, images of digits have 1"),
+    "no divisor": (lambda p: p.convert("make", "net.pth", "--divisor", "0"), 1, "divisor (= 0.0) must be a finite number above 0"),
     "half of mean and sd": (lambda p: p.convert("make", "net.pth", "--mean", "0.5"), 1, "mean and sd go together"),
     "no numbers": (lambda p: p.convert("make", "net.pth", "--mean", "a,b"), 2, "no list of numbers"),
     "no --weights": (lambda p: p.run("convert", "--model", "a:b", "--data", "digits"), 2, "--model needs --weights FILE and --data SET"),
@@ -944,6 +1043,9 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(place: Place, name: st
     torch.save(place.model("few").state_dict(), place.folder / "few.pth")
     weights = net.state_dict() | {"conv1.weight": torch.rand(4, 3, 5, 5)}
     torch.save(weights, place.folder / "colours.pth")
+    for dtype in (torch.complex64, torch.int8):
+        changed = net.state_dict() | {"fc.weight": net.fc.weight.to(dtype)}
+        torch.save(changed, place.folder / f"{str(dtype)[6:].removesuffix('64')}.pth")
     command, status, expected = BAD[name]
     assert expected in sentence(command(place), status)
     assert place.made == []

@@ -17,10 +17,14 @@ from torch import Tensor, nn
 
 from snnconv import prediction
 from snnconv.ann.quantizers import KBQuantizer
-from snnconv.config import Preprocessing
+from snnconv.ann.training import network_for
+from snnconv.config import Preprocessing, load_recipe
 from snnconv.conversion.convert import convert
+from snnconv.data.decoding import fitted_image
 from snnconv.data.images import load_images
+from snnconv.data.preprocessing import prepare
 from snnconv.formats.native import load, save
+from snnconv.own_models import new_run
 from snnconv.prediction import predict
 from snnconv.runs import shipped_run
 
@@ -96,6 +100,21 @@ def test_a_larger_picture_of_a_digit_is_the_same_digit(tmp_path: Path) -> None:
     digit(3).save(tmp_path / "plain.png")
     large, plain = rows("wide.jpg", "plain.png", cwd=tmp_path)
     assert large["class"] == plain["class"]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_pictures_that_lie_on_their_side_are_turned_upright(tmp_path: Path, suffix: str) -> None:
+    lying, orientation = digit(3).convert("RGB").transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    orientation[0x0112] = 6  # to be turned clockwise
+    save = {"quality": 100, "lossless": True} if suffix == "webp" else {"quality": 100} if suffix == "jpg" else {}
+    lying.save(tmp_path / f"lying.{suffix}", exif=orientation, **save)
+    digit(3).convert("RGB").save(tmp_path / f"plain.{suffix}", **save)
+    plain, turned = (fitted_image(tmp_path / f"{name}.{suffix}", 1, (28, 28)).int() for name in ("plain", "lying"))
+    assert (plain - turned).abs().max() <= 2 and plain.max() > 200
+    if suffix == "png":
+        digit(3).save(tmp_path / "digit.png")
+        upright, lain = rows("digit.png", "lying.png", cwd=tmp_path)
+        assert {**upright, "file": ""} == {**lain, "file": ""}
 
 
 def spoil(folder: Path, kind: str) -> str:
@@ -240,6 +259,7 @@ def test_info_describes_every_file_of_a_run_and_of_a_certificate(worked: Path, t
         "environment.json": "environment of a run",
         "about.json": "conditions of a sweep",
         "chip.json": "certificate",
+        "net.py": "module for SpikingJelly",
         "net.weights.safetensors": "weights of a module for SpikingJelly",
         "network.npz": "network as NumPy arrays",
         "network.txt": "description of exported arrays",
@@ -249,7 +269,7 @@ def test_info_describes_every_file_of_a_run_and_of_a_certificate(worked: Path, t
     files = [file for place in ("runs", "chip", "chip.json") for file in [folder / place, *(folder / place).rglob("*")]]
     described = set()
     for file in files:
-        if file.is_file() and file.suffix != ".py":
+        if file.is_file():
             result = snnconv("info", str(file.relative_to(folder)), "--json", cwd=folder)
             assert result.exit_code == 0, (file, result.output)
             values = json.loads(result.stdout)
@@ -262,6 +282,38 @@ def test_info_describes_every_file_of_a_run_and_of_a_certificate(worked: Path, t
     assert described == {*expected.values(), *results.values(), "cell of a sweep"}
     by_folder, by_name = (snnconv("info", *own, "--json", cwd=folder) for own in ((str(RUN),), ("--run", RUN.name)))
     assert json.loads(by_folder.stdout) == json.loads(by_name.stdout)
+
+
+def test_info_describes_every_file_of_a_quantized_run(tmp_path: Path) -> None:
+    recipe = load_recipe("lenet-digits-fp32")
+    pixels = load_images("digits", "train").take(60).pixels
+    new_run(tmp_path / "runs", recipe, settled(network_for(recipe), prepare(pixels, recipe.preprocessing)))
+    options = ("--calibration-images", "20", "--layer-images", "5", "--images", "20", "--epochs", "1", "--quiet")
+    assert snnconv("quantize", *options, cwd=tmp_path).exit_code == 0
+    files = [file for file in (tmp_path / "runs").rglob("*") if file.is_file()]
+    kinds = {file.name: json.loads(snnconv("info", str(file), "--json").stdout)["kind"] for file in files}
+    assert kinds["quantize.json"] == "quantization result" and kinds["train.json"] == "training result"
+    assert {"ann.safetensors", "history.json", "config.json", "environment.json"} <= set(kinds)
+
+
+@pytest.mark.parametrize("to", ["nir", "onnx"])
+def test_info_reads_what_a_graph_says_of_itself(to: str, tmp_path: Path) -> None:
+    tool = pytest.importorskip(to)
+    save(random_network(1), tmp_path / "net.safetensors")
+    files = ("--network", "net.safetensors", "--output", "net", "--images", "0")
+    assert snnconv("export", "--to", to, *files, cwd=tmp_path).exit_code == 0
+    values = json.loads(snnconv("info", f"net.{to}", "--json", cwd=tmp_path).stdout)
+    assert to.upper() in values["kind"] and values["preprocessing"]["divisor"] == 255.0
+    path = str(tmp_path / f"net.{to}")
+    assert values["nodes"] == len(tool.read(path).nodes if to == "nir" else tool.load(path).graph.node)
+    contents = (tmp_path / f"net.{to}").read_bytes()
+    (tmp_path / f"net.{to}").write_bytes(contents[: len(contents) // 2])
+    assert f"net.{to} is damaged" in sentence(snnconv("info", f"net.{to}", cwd=tmp_path))
+    if to == "nir":
+        tool.write(str(tmp_path / "net.nir"), tool.NIRGraph.from_list(tool.Scale(np.ones(2))))
+    else:
+        tool.save(tool.helper.make_model(tool.helper.make_graph([], "g", [], [])), str(tmp_path / "net.onnx"))
+    assert "no file of snnconv" in sentence(snnconv("info", f"net.{to}", cwd=tmp_path))
 
 
 def test_info_shows_what_stands_in_a_network_and_its_arrays(tmp_path: Path) -> None:
@@ -292,6 +344,7 @@ def test_info_shows_what_stands_in_a_network_and_its_arrays(tmp_path: Path) -> N
         ("a.safetensors", b"\x08\0\0\0\0\0\0\0{}      ", "no file of snnconv"),
         ("a.safetensors", b'\xff\0\0\0\0\0\0\0{"a":', "no file of snnconv"),
         ("a.txt", b"A spiking tale", "no file of snnconv"),
+        ("a.py", b"import this", "no file of snnconv"),
         ("empty", b"", "no file of snnconv"),
     ],
 )

@@ -12,7 +12,7 @@ from own_networks import NETWORKS, SHAPE, awake
 from samples import PIXELS, random_images
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 
 import snnconv
 from snnconv.ann.learned import LearnedQuantizer
@@ -192,6 +192,27 @@ def test_weights_that_are_quantized_already_are_left_alone() -> None:
     assert quantize_weights(traced, 4) == []
 
 
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (nn.LSTM(8, 8, batch_first=True), r"layer between \(LSTM\) cannot be converted"),
+        (prune.l1_unstructured(nn.Linear(8, 8), "weight", 0.5), "prune.remove"),
+    ],
+)
+def test_what_does_not_convert_is_refused_before_it_is_calibrated(layer: nn.Module, message: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.between, self.readout = nn.Linear(768, 8), layer, nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.between(F.relu(self.stem(x.flatten(1))))
+            return self.readout(F.relu(x if isinstance(layer, nn.Linear) else x[0]))
+
+    with pytest.raises(ConversionError, match=message):
+        quantize(Net().eval(), IMAGES.take(4), 4, PIXELS)
+
+
 def test_views_take_images_of_any_memory_format() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), Viewed(), nn.Linear(4 * 6 * 6, 5))
     placed = insert_quantizers(model, torch.zeros(1, 3, 8, 8), 4)
@@ -367,7 +388,8 @@ class Fork(nn.Module):
 
     def __init__(self, behind: bool) -> None:
         super().__init__()
-        self.conv, self.fc, self.other, self.behind = nn.Conv2d(3, 4, 3), nn.LazyLinear(4), nn.LazyLinear(4), behind
+        self.conv, self.fc, self.behind = nn.Conv2d(3, 4, 3), nn.LazyLinear(4), behind
+        self.other = None if behind else nn.LazyLinear(4)
 
     def forward(self, x: Tensor) -> Tensor:
         z = self.conv(x)
@@ -384,6 +406,31 @@ def test_channels_are_not_folded_where_something_else_reads_them(behind: bool) -
     assert fold_channels(traced, own) == []
     with torch.no_grad(), bypassed(traced):
         assert torch.equal(traced(X), model(X))
+
+
+class Tied(nn.Module):
+    """A weight, or a bias alone, that two layers share."""
+
+    def __init__(self, shared: str) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.fc = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(400, 4)
+        setattr(self.c, shared, getattr(self.b, shared))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.c(F.relu(self.b(F.relu(self.a(x)))))).flatten(1))
+
+
+@pytest.mark.parametrize("shared", ["weight", "bias"])
+def test_channels_of_layers_that_share_a_tensor_are_not_folded(shared: str) -> None:
+    torch.manual_seed(0)
+    model = Tied(shared).eval()
+    with torch.no_grad():
+        model.a.weight.mul_(torch.tensor([0.1, 1.0, 3.0, 9.0])[:, None, None, None])
+    traced = insert_quantizers(model, X[:1], 4)
+    own = ranges(traced, batches, Calibration(method="max"), per_channel=True)
+    assert fold_channels(traced, own) == []
+    with torch.no_grad(), bypassed(traced):
+        torch.testing.assert_close(traced(X), model(X), rtol=1e-4, atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------ the rest

@@ -6,19 +6,22 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from samples import settled
 from test_cli import sentence, snnconv
 from test_own_models import NET, Place
-from torch import fx
+from torch import fx, nn
 
+from snnconv import quantizing
 from snnconv.ann import training
 from snnconv.ann.training import network_for
 from snnconv.cli.main import main
 from snnconv.config import load_recipe
 from snnconv.data.images import load_images
 from snnconv.data.preprocessing import prepare
+from snnconv.data.sets import ImageSet
 from snnconv.own_models import model_of, new_run
 from snnconv.quantization.inserting import quantizers_of
 from snnconv.reporting.quantization import quantization_summary, quantization_table
@@ -146,6 +149,21 @@ def network_of(place: Place, run: Path) -> fx.GraphModule:
     return model
 
 
+def test_nothing_is_measured_layer_by_layer_where_that_is_left_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def evaluate(model: nn.Module, images: ImageSet, *rest: Any) -> training.Accuracy:
+        measured.append(len(images))
+        return training.evaluate(model, images, *rest)
+
+    monkeypatch.setattr(quantizing, "evaluate", evaluate)
+    options = ("--calibration-images", "60", "--layer-images", "0", "--images", "50", "--quiet")
+    assert snnconv("quantize", *options, cwd=folder).exit_code == 0
+    assert measured == [50, 50]  # before, and calibrated
+
+
 def test_a_network_of_ones_own_is_quantized_and_proven(place: Place) -> None:
     result = place.run(
         "quantize", *own(place), "--levels", "5", "--per-channel", "--weight-bits", "4", "--json", *SMALL
@@ -157,6 +175,10 @@ def test_a_network_of_ones_own_is_quantized_and_proven(place: Place) -> None:
     assert config["recipe"]["quantization"] == "own-L5-w4"
     assert config["model"]["factory"] == f"{place.module}:make" and "start" not in config
     assert [layer["layer"] for layer in json.loads(result.stdout)["layers"]] == ["relu", "relu_1"]
+    shown = place.run("quantize", *own(place), *SMALL).stdout.splitlines()
+    assert shown[-1] == "images: pixels / 255, mean 0.2, sd 0.3"
+    assert [line for line in shown if " % with no layer quantized, on the first 20 test images" in line]
+    shutil.rmtree(place.folder / "runs/make-digits-L8")
     (place.folder / "net.pth").unlink()
     for command in ("convert", "verify", "simulate"):
         more = () if command == "convert" else ("--images", "60")
@@ -213,7 +235,7 @@ def test_a_network_that_does_not_convert_leaves_no_run(place: Place) -> None:
 RESULT = {
     "accuracy": {"float": 0.9952, "weights": 0.991, "calibrated": 0.9944, "fine_tuned": 0.9948},
     "calibration": {"method": "percentile", "percentile": 99.9, "per_channel": True, "images": 1000},
-    "levels": 8, "weight_bits": 4, "images": 10000, "epochs": 1, "no_layer": 0.99,
+    "levels": 8, "weight_bits": 4, "images": 10000, "epochs": 1, "no_layer": 0.99, "layer_images": 1000,
     "layers": [
         {"layer": "conv1.act", "levels": 8, "step": 0.123456, "range": 0.987648, "accuracy": 0.985},
         {"layer": "conv2.act", "levels": 8, "step": 0.25, "range": 2.0},
@@ -230,9 +252,11 @@ def test_what_is_printed() -> None:
         "conv2.act  8     0.25        2         -       -",
     ]
     assert quantization_summary(RESULT) == (
+        "change: from 99.00 % with no layer quantized, on the first 1,000 test images\n"
         "99.52 % float, 99.10 % with quantized weights alone, 99.44 % calibrated (percentile 99.9 per channel, 1,000 "
         "images), 99.48 % after 1 epoch of fine-tuning; L = 8, 4-bit weights, 10,000 test images"
     )
+    assert quantization_summary(RESULT | {"no_layer": None}).startswith("99.52 % float")
 
 
 def test_help_names_it() -> None:

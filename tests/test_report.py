@@ -147,7 +147,7 @@ def test_the_numbers_are_those_of_the_results(reported: Path) -> None:
         for energy in ("spiking", "matched", "fp32"):
             total = clean["energy"]["presets"]["45nm-int8"]["with_movement"][energy]["total"]
             assert f"{total / 1000:,.3f}" in page
-        assert "estimate" in page
+        assert "estimate" in page and "Potentials of 12 bits: the adder priced in" in page
     for file in re.findall(r"\]\(([^)]*\.svg)\)", markdown):
         assert (reported / REPORT).parent.joinpath(file).read_bytes().startswith(b"<?xml")
 
@@ -264,6 +264,8 @@ def test_noise_sweeps_and_time_get_their_sections(bare: Path) -> None:
         result = snnconv(*command, cwd=bare)
         assert result.exit_code == 0, (command, result.output, result.exception)
     text = (bare / REPORT).with_suffix(".html").read_text()
+    assert "95 % interval (Student, over 2 trials) of the mean" in text and "no interval (1 trial)" in text
+    assert "take 5 trials or more for an interval to rely on" in text and "95 % interval (Wilson, over images)" in text
     assert "Sweeps of a noise" in text and "deletion noise on conv1_act, 40 images, 2 trials" in text
     page, at = Page(text), text.index
     assert at("threshold noise on 6 layers, 40 images, 1 trial") < at("deletion noise on conv1_act")  # the newest first

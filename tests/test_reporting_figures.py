@@ -58,6 +58,7 @@ CASES: dict[str, Callable[[], Sequence[Result]]] = {
     "one published": lambda: [result(published=PUBLISHED["k1B2"])],
     "deep": lambda: [result(units=[20_000 - 300 * i for i in range(55)])],
     "silent": lambda: [result(units=[1] * 12)],
+    "other images": lambda: [result("k0B1"), result_from("lenet-mnist", "k1B2", [simulated(images=10_000)])],
     "all right": lambda: [result(correct=500)],
     "noise on several layers": lambda: [
         result_from(

@@ -12,7 +12,7 @@ import pytest
 
 from snnconv.config import Published
 from snnconv.errors import ConfigError, FormatError, RunError
-from snnconv.reporting.rows import Result, configuration_order, published_accuracy, result_from, without_noise
+from snnconv.reporting.rows import Result, configuration_order, names_of, published_accuracy, result_from, without_noise
 from snnconv.snn.counting import CONVENTIONS, LayerCounts
 from snnconv.snn.simulation import Simulation
 
@@ -119,6 +119,13 @@ def test_without_noise_says_what_to_do() -> None:
     found = without_noise([result(), nothing, result("k0B1", 1)])
     assert [own.configuration for own, _ in found] == ["k0B1", "k1B2"]
     assert all(simulation is own.clean for own, simulation in found)
+
+
+def test_names_tell_the_number_of_images_where_it_differs() -> None:
+    some, all_ = result(), result_from("lenet-mnist", "k0B1", [simulated(images=10_000)])
+    assert names_of(without_noise([some])) == ["k1B2"]
+    assert names_of(without_noise([some, all_])) == ["k0B1\n10,000\nimages", "k1B2\n500\nimages"]
+    assert names_of(without_noise([some, all_]), ", {:,} images") == ["k0B1, 10,000 images", "k1B2, 500 images"]
 
 
 def test_a_published_accuracy_belongs_to_its_conditions() -> None:

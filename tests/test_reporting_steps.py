@@ -69,7 +69,10 @@ def test_tables_show_steps_and_when_counts_became_codes(folder: Path) -> None:
     assert "answering at a margin of 0.8" in shown.stdout
     assert f"T = {exact['steps']}" in shown.stdout
     rate = time_summary(results(folder)["if"])
-    assert rate.startswith("if: 5 steps, ") and "% of the units differ from their codes after the last step" in rate
+    assert rate.startswith("if: T = 5 steps, 10 with the delay of 5 layers; ")
+    assert "% of the units differ from their codes after the last step, all units exact on 0.00 % of the images" in rate
+    slots = time_summary(exact | {"neuron": "integrate-then-fire", "latency_steps": exact["steps"]})
+    assert slots.startswith(f"integrate-then-fire: T = {exact['steps']} steps, the delay of the layers included; ")
 
 
 def test_long_tables_keep_the_first_steps_and_the_last(folder: Path) -> None:
@@ -184,7 +187,9 @@ def test_one_figure_is_of_one_conversion_and_the_same_images(
 
 def test_without_results_over_time_one_sentence_says_what_to_do(folder: Path, tmp_path: Path) -> None:
     error = sentence(snnconv("plot", "steps", cwd=tmp_path))
-    assert "no run in runs has results of neurons over time" in error and "simulate --neuron st-bif" in error
+    assert (
+        "no run in runs has noise-free results of neurons over time" in error and "simulate --neuron st-bif`" in error
+    )
     with pytest.raises(RunError, match="shows one run, not 2"):
         collect_steps(folder / "runs", ("a", "b"))
 

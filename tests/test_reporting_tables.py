@@ -14,9 +14,11 @@ from snnconv.conversion.verification import LayerParity, Parity
 from snnconv.reporting.labels import levels_name, noise_name, short
 from snnconv.reporting.layout import WIDTH, add, new_table, render
 from snnconv.reporting.summaries import choices_summary
+from snnconv.reporting.sweeps import sweep_summary, sweep_table
 from snnconv.reporting.tables import (
     demo_table,
     network_table,
+    recipes_notes,
     recipes_table,
     runs_table,
     simulation_summary,
@@ -24,6 +26,7 @@ from snnconv.reporting.tables import (
     verification_summary,
     verification_table,
 )
+from snnconv.snn.footprint import Range
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -119,22 +122,22 @@ def test_verification_summary_begins_with_the_verdict() -> None:
     [
         (
             noisy(),
-            "98.60 % (95 % interval 97.1-99.3) of 500 images, T = 1, L = 4, noise 0.1 on conv1_act, "
+            "98.60 % (95 % interval over images, Wilson: 97.1-99.3) of 500 images, T = 1, L = 4, noise 0.1 on conv1_act, "
             "10 trials (sd 0.00), 41,800 spikes and 1.67 M synops an image",
         ),
         (
             simulated([100], 1, 1, 1) | {"neuron": "st-bif"},
-            "100.00 % (95 % interval 20.7-100.0) of 1 image, st-bif, T = 1, L = 1, no noise, "
+            "100.00 % (95 % interval over images, Wilson: 20.7-100.0) of 1 image, st-bif, T = 1, L = 1, no noise, "
             "50 spikes and 0.00 M synops an image",
         ),
         (
             simulated([100], 1, 1, 1) | {"levels": [1, 8]},
-            "100.00 % (95 % interval 20.7-100.0) of 1 image, T = 1, L = 1 to 8, no noise, "
+            "100.00 % (95 % interval over images, Wilson: 20.7-100.0) of 1 image, T = 1, L = 1 to 8, no noise, "
             "50 spikes and 0.00 M synops an image",
         ),
         (
             simulated([100], 1, 1, 1) | {"classes": 1000, "top5_accuracy": 0.8678},
-            "100.00 % (95 % interval 20.7-100.0) of 1 image, top-5 86.78 %, T = 1, L = 1, no noise, "
+            "100.00 % (95 % interval over images, Wilson: 20.7-100.0) of 1 image, top-5 86.78 %, T = 1, L = 1, no noise, "
             "50 spikes and 0.00 M synops an image",
         ),
     ],
@@ -143,13 +146,31 @@ def test_simulation_summary(simulation: dict[str, Any], text: str) -> None:
     assert simulation_summary(simulation) == text
 
 
+@pytest.mark.parametrize(
+    ("trials", "heading", "warning"),
+    [
+        (1, "(1 trial)", "; take 5 trials or more for an interval to rely on"),
+        (4, "(Student, over 4 trials)", "; take 5 trials or more for an interval to rely on"),
+        (5, "(Student, over 5 trials)", ""),
+    ],
+)
+def test_a_sweep_names_its_interval_and_warns_of_few_trials(trials: int, heading: str, warning: str) -> None:
+    counts = {"spikes_per_image": 10.0, "sops_per_image": {"synops": 2e6}}
+    point = {"ratio": 0.1, "accuracy": 0.9, "sd": 0.01, "interval": None if trials == 1 else [0.89, 0.91]} | counts
+    swept = {"noise": "deletion", "layers": ["conv1_act"], "others": [], "images": 40, "steps": 1, "levels": 4}
+    swept |= {"trials": trials, "points": [point]}
+    assert heading in " ".join(render(sweep_table(swept)).split())
+    assert sweep_summary(swept).endswith(f"M synops an image{warning}")
+
+
 def test_recipes_table() -> None:
     plain = to_mapping(load_recipe("lenet-mnist-k1B2"))
     unpublished = {key: value for key, value in plain.items() if key != "published"} | {"name": "mine"}
     plain["training"] = unpublished["training"] = {"epochs": 12}
     large = to_mapping(load_recipe("resnet18tnn-imagenet-relu-published"))
     rows = [plain | {"measured": 99.4}, unpublished | {"measured": None}, large | {"measured": None}]
-    check("recipes", render(recipes_table(rows)))
+    check("recipes", render(recipes_table(rows)) + "\n" + recipes_notes(rows))
+    assert recipes_notes(rows[1:2]) == ""
 
 
 def test_runs_table() -> None:
@@ -178,6 +199,27 @@ def test_network_table() -> None:
     text = render(network_table(network()))
     check("network", text)
     assert text.splitlines()[-1].split() == ["total", f"{400 + 6400 + 92160:,}"]
+
+
+def test_names_of_a_network_s_table_stay_whole_and_wide_integers_are_bits() -> None:
+    wide = network()
+    layer = wide["layers"][1]
+    layer |= {"name": "features_" * 6 + "act", "inputs": ["features_" * 6 + "add", "features_" * 5 + "norm"]}
+    layer |= {"thresholds": [-(2**36), 2**38 - 1], "largest_potential": 2**50 - 1}
+    lines = render(network_table(wide), 1000).splitlines()
+    places = [[place for place, line in enumerate(lines) if name in line] for name in [layer["name"], *layer["inputs"]]]
+    assert [[place - places[0][0] for place in own] for own in places] == [[0], [0], [1]]  # inputs one under the other
+    row = next(line for line in lines if line.startswith(layer["name"])).split()
+    assert row[-4:] == ["39", "bits", "51", "bits"]  # 38 and 50, and the sign
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "bits"),
+    [(0, 2**40 - 1, 40), (0, 2**40, 41), (-(2**40), 5, 41), (-(2**40) - 1, 5, 42), (2**30, 2**31, 32)],
+)
+def test_wide_thresholds_have_the_bits_of_a_certificate(low: int, high: int, bits: int) -> None:
+    layer = network()["layers"][1] | {"thresholds": [low, high]}
+    assert f" {bits} bits" in render(network_table({"layers": [layer]})) and Range(low, high).bits == bits
 
 
 def test_demo_table() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from snnconv.ann.quantizers import KBQuantizer
 from snnconv.conversion.convert import convert
-from snnconv.conversion.verification import Parity, verify
+from snnconv.conversion.verification import LayerParity, Parity, verify
 from snnconv.data.images import Images
 from snnconv.engines.dense import DenseEngine
 from snnconv.errors import ConversionError
@@ -294,3 +294,12 @@ def test_the_rounding_of_a_mean_on_a_boundary_is_no_mismatch() -> None:
     pixels = torch.randint(0, 4, (60, 3, 4, 6), dtype=torch.uint8)
     parity = verify(model, convert(model, pixels[:1].float()), Images("x", "test", pixels, torch.zeros(60).long(), 3))
     assert parity.layers[1].mismatches == 0
+
+
+def test_ties_of_float_weights_are_few_or_no_proof() -> None:
+    def failures(ties: int, rounding_bound: float) -> list[str]:
+        layer = LayerParity("conv", 1000, rounding_bound=rounding_bound, silent=False, saturated=False, ties=ties)
+        return Parity(10, [layer], predictions_equal=10, logits_equal=10).failures()
+
+    assert failures(1, 1e-12) == [] and failures(5, 0.0) == []
+    assert failures(2, 1e-12) == ["layer conv: 2 ties are more than 1e-07 of 1000 units"]

@@ -123,12 +123,13 @@ def test_the_other_commands_take_a_model(small: Model, tmp_path: Path) -> None:
     assert [point["ratio"] for point in swept["points"]] == [0, 0.2]
     Image.new("L", (28, 28), 200).save(tmp_path / "grey.png")
     for how in (("--model", NAME), ("--run", f"{NAME}-shipped")):
-        (row,) = values("predict", "grey.png", *how, "--quiet")["predictions"]
-        assert 0 <= row["class"] < 10
+        predicted = values("predict", "grey.png", *how, "--quiet")
+        (row,) = predicted["predictions"]
+        assert 0 <= row["class"] < 10 and predicted[how[0].removeprefix("--")] == how[1]
         written = values("export", *how, "--to", "numpy", "--output", "arrays.npz", "--quiet")
         assert Path(written["files"][0]["file"]).is_file()
     written = values("export", "--model", NAME, "--to", "spikingjelly", "--output", "sj.py", "--images", 5, "--quiet")
-    assert written["check"]["equal"] and written["images_of"] == "random pixels"
+    assert written["check"]["equal"] and written["images_of"] == "digits"
     described = values("info", "--model", NAME)
     assert described["kind"] == "converted network" and described["model"] == small.to_dict()
     assert NAME in command("info", "--model", NAME).stdout
@@ -211,6 +212,9 @@ WRONG = [
     (("export", "--certificate", "x.json", "--model", NAME), 2, "--model goes with --to"),
     (("info", "x.json", "--model", NAME), 2, "give a FILE or --model, not both"),
     (("info", "--model", NAME, "--run", "x"), 2, "give --run or --model, not both"),
+    (("simulate", "--model", NAME.lower()), 1, f"unknown model '{NAME.lower()}' (did you mean {NAME}?): `snnconv"),
+    (("verify", "--model", NAME), 2, f"`snnconv train {NAME}` makes a run of your own, which verify takes"),
+    (("verify", "--model", "nets:make"), 2, "verify takes runs: `snnconv convert --model nets:make --weights FILE"),
     (("verify", "--run", f"{NAME}-shipped"), 1, "is a converted network without its ann.safetensors"),
     (("convert", "--run", f"{NAME}-shipped"), 1, "is a converted network without its ann.safetensors"),
 ]

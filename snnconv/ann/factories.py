@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from snnconv.ann.brevitas import is_of_brevitas
 from snnconv.errors import ConfigError, FormatError
@@ -29,15 +30,19 @@ def build_model(factory: str) -> nn.Module:
             for in the working directory, too.
 
     Raises:
-        ConfigError: it is not written like that, cannot be imported, is not there, or gives no module.
+        ConfigError: it is not written like that, cannot be imported, is not there, or gives no module, or one with
+            lazy layers that no image has gone through.
     """
     module_name, colon, name = factory.partition(":")
+    if colon and module_name.endswith(".py"):
+        parts = Path(module_name).with_suffix("").parts
+        raise ConfigError(f"factory {factory!r} names a file: name its module, {'.'.join(parts)}:{name}")
     if not colon or not name.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
         raise ConfigError(f"factory {factory!r} is not written as package.module:name, such as nets.small:make_net")
     with _working_directory():
         try:
             module = importlib.import_module(module_name)
-        except Exception as error:  # whatever the user's code raises
+        except (Exception, SystemExit) as error:  # whatever the user's code raises
             raise ConfigError(
                 f"module {module_name} of factory {factory} cannot be imported from {Path.cwd()} "
                 f"({type(error).__name__}: {_first_line(error)})"
@@ -49,13 +54,16 @@ def build_model(factory: str) -> nn.Module:
             raise ConfigError(f"factory {factory}: {name} is a {type(make).__name__}, which cannot be called")
         try:
             model = make()
-        except Exception as error:  # likewise
+        except (Exception, SystemExit) as error:  # likewise
             raise ConfigError(
                 f"factory {factory} fails when it is called without arguments ({type(error).__name__}: "
                 f"{_first_line(error)}): give all of its arguments a default"
             ) from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"factory {factory} gives a {type(model).__name__}; a torch.nn.Module is needed")
+    for path, own in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(own):
+            raise ConfigError(f"factory {factory} gives a network whose {path} has no shape: run one image through it")
     return model.eval()
 
 
@@ -65,13 +73,19 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Only tensors are read: nothing in the file is run.
 
     Raises:
-        FormatError: missing, damaged, more than tensors, or of another network.
+        FormatError: missing, damaged, more than tensors, numbers of another kind, or of another network.
     """
     tensors = _safetensors(path) if path.suffix == SAFETENSORS else _state_dict(path)
+    expected = model.state_dict()
+    for name, tensor in tensors.items():
+        own = expected.get(name, tensor)
+        if tensor.is_complex() or tensor.is_floating_point() != own.is_floating_point():
+            raise FormatError(
+                f"{path} holds {name} as {tensor.dtype}, the network as {own.dtype}: save the network's own state_dict"
+            )
     if any(is_of_brevitas(module) for module in model.modules()):
         _load_brevitas(model, tensors, path)
         return
-    expected = model.state_dict()
     for names, what in ((set(expected) - set(tensors), "lacks"), (set(tensors) - set(expected), "also holds")):
         if names:
             raise FormatError(f"{path} is of another network: it {what} {_listed(names)}")
@@ -121,7 +135,7 @@ def _listed(names: object) -> str:
     return ", ".join(found[:SHOWN]) + more
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or ["no reason given"])[0]
 
 

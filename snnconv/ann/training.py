@@ -95,7 +95,8 @@ def input_facts(recipe: Recipe) -> tuple[tuple[int, int, int], int]:
     """Shape (channels, height, width) of the recipe's images after preprocessing, and their classes.
 
     Raises:
-        ConfigError: an unknown data set, a crop larger than its images, or classes or a crop that nothing says.
+        ConfigError: an unknown data set, a crop larger than its images, a mean of other channels than theirs, or
+            classes or a crop that nothing says.
     """
     image, own = image_facts(recipe.dataset)
     classes = own or recipe.classes
@@ -103,7 +104,12 @@ def input_facts(recipe: Recipe) -> tuple[tuple[int, int, int], int]:
         raise ConfigError(f"recipe {recipe.name}: set classes, the number of classes of {recipe.dataset}")
     if recipe.classes not in (None, classes):
         raise ConfigError(f"recipe {recipe.name}: {recipe.dataset} has {classes} classes, not {recipe.classes}")
-    side = recipe.preprocessing.crop
+    side, mean = recipe.preprocessing.crop, recipe.preprocessing.mean
+    channels = 3 if image is None else image[0]
+    if mean is not None and len(mean) != channels:
+        raise ConfigError(
+            f"recipe {recipe.name}: mean and sd are of {len(mean)} channels, images of {recipe.dataset} have {channels}"
+        )
     if image is None:
         if side is None:
             raise ConfigError(f"recipe {recipe.name}: images of {recipe.dataset} need preprocessing.crop, their side")

@@ -24,6 +24,9 @@ from snnconv.cli.options import (
 )
 from snnconv.errors import ParityError
 
+UNFOLDED = 1000
+"""Columns that no network's table fills: names stay whole, whatever the terminal."""
+
 
 @click.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
@@ -47,8 +50,11 @@ def import_checkpoint(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Make a run of a checkpoint FILE: one published with the k/B networks (.npz), or a state_dict of a ResNet on
-    ImageNet with torchvision's names (.pth, .pt)."""
+    """Make a run of a checkpoint FILE that was published.
+
+    That is one of the k/B networks (.npz), or a state_dict of a ResNet on ImageNet with torchvision's names
+    (.pth, .pt).
+    """
     given = (k is not None, bound is not None, quantization is not None)
     if given not in ((True, True, False), (False, False, True)):
         raise click.UsageError("give --k and --B, or --quantization")
@@ -83,7 +89,9 @@ def convert(
     quiet: bool,
     **preprocessing: Any,
 ) -> None:
-    """Convert a run's trained network, or one of your own, layer by layer, into a spiking one.
+    """Convert a trained network, layer by layer, into a spiking one.
+
+    The network is a run's, or one of your own with --model.
 
     --split is for hardware whose spikes have no sign: a unit that sends -1, 0 or +1 becomes a neuron for
     +1 and one for -1, with equal results. verify and simulate take the network as it is.
@@ -105,18 +113,35 @@ def convert(
 
     network = convert_run(target, split)
     file = target.file(runs.NETWORK)
-    summary = {"run": target.name, "file": str(file), "bytes": file.stat().st_size} | summarise(network)
+    summary: dict[str, Any] = {"run": target.name, "file": str(file), "bytes": file.stat().st_size} | summarise(network)
     if as_json:
         print_json(summary)
         return
+    from snnconv.reporting.preprocessing import preprocessing_summary
     from snnconv.reporting.tables import network_table, render
 
-    click.echo(render(network_table(summary)))
+    click.echo(render(network_table(summary), UNFOLDED))
     lines = ", signed counts on a positive and a negative line" if split else ""
     click.echo(f"wrote {file} ({summary['bytes']:,} bytes){lines}")
+    if own is not None:
+        click.echo(preprocessing_summary(summary["preprocessing"]))
+
+
+def _refuse_model(context: click.Context, parameter: click.Parameter, name: str | None) -> None:
+    """What `snnconv verify --model` says, as other commands have that option."""
+    if name is not None and ":" in name:
+        raise click.UsageError(
+            f"verify takes runs: `snnconv convert --model {name} --weights FILE --data SET` makes one of your network"
+        )
+    if name is not None:
+        raise click.UsageError(
+            "a network that comes with snnconv has no ANN beside it to be compared with, and was proven equal to it "
+            f"before it was put in; `snnconv train {name}` makes a run of your own, which verify takes"
+        )
 
 
 @click.command()
+@click.option("--model", hidden=True, expose_value=False, callback=_refuse_model)
 @click.option(
     "--certificate",
     type=click.Path(path_type=Path),
@@ -141,7 +166,10 @@ def verify(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Prove on the test images that every unit's count equals the ANN's code; exit status 1 if not."""
+    """Prove on test images that every count equals the ANN's code.
+
+    Exit status 1 where one does not, or where nothing would be proven.
+    """
     if certificate is not None:
         if data is not None or images is not None:
             raise click.UsageError("a certificate says itself what --data and --images it was made on")

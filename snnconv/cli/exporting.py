@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import click
@@ -91,9 +92,10 @@ def export(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Write a converted network for another tool (--to), or as integers with a certificate (--certificate).
+    """Write a network for another tool, or certified for hardware.
 
-    What is written is read back and run beside the network; exit status 1 where it does something else.
+    For another tool (--to), or as integers with a certificate of them (--certificate). What is written is read back
+    and run beside the network; exit status 1 where it does something else.
     """
     if (certificate is None) == (to is None):
         raise click.UsageError("give --to with --output, or --certificate")
@@ -121,7 +123,8 @@ def export(
     choices = Choices(neuron, steps, lossy, codes)
     if target is None:
         assert network is not None
-        result = export_file(network, to, output, number, choices)
+        remark = functools.partial(say, quiet=quiet)
+        result = export_file(network, to, output, number, data_dir, workers, choices, remark)
     else:
         result = export_run(target, to, output, number, data_dir, workers, choices)
     if as_json:

@@ -11,14 +11,21 @@ import msgspec
 from snnconv import runs
 from snnconv.cli.options import json_option, model_option, network_file, print_json, run_options, runs_dir_option, say
 from snnconv.config import load_recipe, recipe_names, to_mapping, without_remarks
-from snnconv.errors import FormatError
+from snnconv.errors import ConfigError, FormatError
 
 
 @click.command()
+@click.argument("word", default="")
 @runs_dir_option
 @json_option
-def recipes(runs_dir: Path, as_json: bool) -> None:
-    """List the recipes, with published numbers and those measured in your runs."""
+def recipes(word: str, runs_dir: Path, as_json: bool) -> None:
+    """List the recipes, all or those with WORD in their name.
+
+    Accuracies are the published ones, and those measured in your runs.
+    """
+    names = [name for name in recipe_names() if word.lower() in name.lower()]
+    if not names:
+        raise ConfigError(f"no recipe has {word!r} in its name: `snnconv recipes` lists all of them")
     measured: dict[str, float] = {}
     for run in reversed(runs.list_runs(runs_dir)):
         result = run.training()
@@ -29,21 +36,23 @@ def recipes(runs_dir: Path, as_json: bool) -> None:
             and without_remarks(run.recipe) == without_remarks(load_recipe(run.recipe.name))
         ):
             measured[run.recipe.name] = 100 * result.test_accuracy
-    rows = [to_mapping(load_recipe(name)) | {"measured": measured.get(name)} for name in recipe_names()]
+    rows = [to_mapping(load_recipe(name)) | {"measured": measured.get(name)} for name in names]
     if as_json:
         print_json({"recipes": rows})
         return
-    from snnconv.reporting.tables import recipes_table, render
+    from snnconv.reporting.tables import recipes_notes, recipes_table, render
 
     click.echo(render(recipes_table(rows)))
+    if notes := recipes_notes(rows):
+        click.echo(notes)
 
 
 @click.command()
 @json_option
 def models(as_json: bool) -> None:
-    """List the trained networks that come with the package, each file compared with its checksum.
+    """List the trained networks that come with the package.
 
-    simulate, sweep, predict, export and info take one with --model NAME.
+    Each file is compared with its checksum. simulate, sweep, predict, export and info take one with --model NAME.
     """
     from snnconv.zoo import Model, model_file
     from snnconv.zoo import models as shipped_models
@@ -95,10 +104,10 @@ def list_runs(runs_dir: Path, as_json: bool) -> None:
 @run_options
 @json_option
 def info(file: Path | None, model: str | None, run: str | None, runs_dir: Path, as_json: bool) -> None:
-    """Describe a run: recipe, environment, training, network, results; or one FILE of snnconv's.
+    """Describe a run, or one FILE of snnconv's.
 
-    FILE is a converted network, a trained ANN, a checkpoint, a certificate, exported arrays, a result of a run, or a
-    run folder.
+    Of a run: recipe, environment, training, network, results. FILE is a converted network, a trained ANN, a
+    checkpoint, a certificate, an exported file, a result of a run, or a run folder.
     """
     if file is not None and (run is not None or model is not None):
         raise click.UsageError(f"give a FILE or --{'run' if model is None else 'model'}, not both")
@@ -124,7 +133,7 @@ def info(file: Path | None, model: str | None, run: str | None, runs_dir: Path, 
     if run is None:
         say(f"using {'run' if found else 'the run that comes with snnconv:'} {target.path}", quiet=as_json)
     described: dict[str, Any] = {"name": target.name, "path": str(target.path), "state": _state(target)["state"]}
-    described |= {"recipe": to_mapping(target.recipe), "seed": target.seed, "created": target.created}
+    described |= {"recipe": target.settings(), "seed": target.seed, "created": target.created}
     if target.model is not None:
         described["model"] = msgspec.to_builtins(target.model)
     for key, part in (
@@ -147,6 +156,8 @@ def info(file: Path | None, model: str | None, run: str | None, runs_dir: Path, 
 
 def _state(run: runs.Run) -> dict[str, Any]:
     """One row of the list of runs."""
+    from snnconv.reporting.facts import accuracy_of
+
     history = runs.read_json(run.file(runs.HISTORY), list[dict[str, float]]) if run.has(runs.HISTORY) else []
     stages = [
         (runs.VERIFICATION, "verified"),
@@ -161,9 +172,9 @@ def _state(run: runs.Run) -> dict[str, Any]:
         "name": run.name,
         "recipe": run.recipe.name,
         "state": next((name for file, name in stages if run.has(file)), "empty"),
-        "epochs_done": len(history) or (result.epochs if result else 0),
-        "epochs": run.recipe.training.epochs,
-        "accuracy": result.test_accuracy if result else None,
+        "epochs_done": None if run.brought else len(history) or (result.epochs if result else 0),
+        "epochs": None if run.brought else run.recipe.training.epochs,
+        "accuracy": accuracy_of(run),
         "created": run.created,
     }
 

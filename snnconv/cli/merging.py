@@ -24,7 +24,9 @@ ACCEPTED = "it takes a network with pairs of binary weights, of quantization stt
 def merge(
     run: str | None, runs_dir: Path, data_dir: Path | None, images: int, batch_size: int, as_json: bool, quiet: bool
 ) -> None:
-    """Merge each pair of binary layers of a run (STTN) into one ternary layer, proven on test images.
+    """Merge each pair of binary layers of a run (STTN) into one.
+
+    That is a ternary layer, and it is proven on test images.
 
     Writes merged.safetensors, a plain state_dict, once every merged layer gives the same outputs as its
     two branches up to float64 rounding; exit status 1 if one does not.

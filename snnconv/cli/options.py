@@ -65,7 +65,11 @@ images_option = click.option("--images", type=click.IntRange(min=1), help="Take 
 batch_size_option = click.option("--batch-size", type=click.IntRange(min=1), default=100, show_default=True)
 device_option = click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto.")
 engine_option = click.option(
-    "--engine", default="auto", show_default=True, help="auto, dense, events, triton, or reference."
+    "--engine",
+    default="auto",
+    show_default=True,
+    help="auto times for each layer dense, events or triton, and integer (int8 convolutions, no engine by itself); "
+    "reference is the network's plain forward, slow and obvious. All give the same counts.",
 )
 workers_option = click.option(
     "--workers",

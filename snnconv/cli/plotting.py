@@ -14,7 +14,7 @@ from snnconv.energy import PRESETS
 
 @click.group()
 def plot() -> None:
-    """Draw figures (PNG, SVG, and the rows as CSV) from the results of runs."""
+    """Draw figures of results: PNG, SVG, and their rows as CSV."""
 
 
 def _plot_command(name: str, text: str, *options: Callable[[Any], Any]) -> None:
@@ -27,10 +27,12 @@ def _plot_command(name: str, text: str, *options: Callable[[Any], Any]) -> None:
         "names",
         multiple=True,
         metavar="NAME",
-        help="Run to draw; repeat for several. [default: newest of each configuration]",
+        help="Run to draw; repeat for several. [default: newest of each configuration that has what is needed]",
     )
     @click.option(
-        "--out", type=click.Path(path_type=Path), help="File without suffix. [default: figs/<network>-<data>/<figure>]"
+        "--out",
+        type=click.Path(path_type=Path),
+        help="File without suffix. [default: figs/<network>-<data>/<figure>, its options behind]",
     )
     @runs_dir_option
     @figs_dir_option
@@ -45,11 +47,12 @@ def _plot_command(name: str, text: str, *options: Callable[[Any], Any]) -> None:
         **own: Any,
     ) -> None:
         from snnconv.reporting.collect import collect
-        from snnconv.reporting.figures import FIGURES
+        from snnconv.reporting.figures import FIGURES, NEEDS
 
-        results, source = collect(runs_dir, names)
+        results, source = collect(runs_dir, names, NEEDS[name])
         say(f"drawing {source}", quiet)
-        target = figs_dir / results[0].group / name if out is None else out
+        stem = "-".join([name, *(option if value is True else value for option, value in sorted(own.items()) if value)])
+        target = figs_dir / results[0].group / stem if out is None else out
         files = FIGURES[name](results, target, **own)
         if as_json:
             print_json(
@@ -72,7 +75,9 @@ _plot_command(
     "energy",
     "Estimated energy an image beside ANNs of 32, of 8 and of as many bits, and spikes against break-even.",
     click.option(
-        "--preset", type=click.Choice(list(PRESETS)), default="45nm-int8", show_default=True, help="Adder of the SNN."
+        "--preset",
+        type=click.Choice(list(PRESETS)),
+        help="Adder of the SNN. [default: the narrowest that holds all potentials]",
     ),
     click.option("--movement", is_flag=True, help="Estimate data movement, too."),
 )

@@ -39,7 +39,7 @@ def predict(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Class and margin of image files, by a run's spiking network or one by itself.
+    """Class and margin of image files, by a spiking network.
 
     An image is resized and cropped as the run's preprocessing says. The margin is the probability of the class less
     that of the second one.
@@ -58,7 +58,8 @@ def predict(
     else:
         rows = predict_run(target, images, engine)
     if as_json:
-        print_json({"run": None if target is None else target.name, "predictions": rows})
+        named = {"run": None if target is None else target.name, "model": model}
+        print_json(named | {"network": None if network is None else str(network), "predictions": rows})
         return
     from snnconv.reporting.certificate import prediction_table
     from snnconv.reporting.tables import render

@@ -22,7 +22,7 @@ from snnconv.cli.options import (
     say,
     workers_option,
 )
-from snnconv.config import CALIBRATIONS, WEIGHT_BITS, Calibration
+from snnconv.config import CALIBRATIONS, WEIGHT_BITS, Calibration, to_mapping
 from snnconv.grids import MAX_LEVELS
 
 
@@ -108,10 +108,11 @@ def quantize(
     quiet: bool,
     **preprocessing: Any,
 ) -> None:
-    """Put codes in the place of a trained network's float activations: calibrated, and fine-tuned with --epochs.
+    """Put codes in the place of a network's float activations.
 
-    It takes a run with ReLU activations (such as of lenet-mnist-fp32), or a network of your own with --model, and makes
-    a run that convert, verify and simulate take next.
+    They are calibrated, and fine-tuned with --epochs. It takes a run with ReLU activations (such as of
+    lenet-mnist-fp32), or a network of your own with --model, and makes a run that convert, verify and simulate take
+    next.
     """
     if ternary and weight_bits not in (None, 2):
         raise click.UsageError(f"--ternary is --weight-bits 2, not {weight_bits}")
@@ -155,9 +156,12 @@ def quantize(
     if as_json:
         print_json(result)
         return
+    from snnconv.reporting.preprocessing import preprocessing_summary
     from snnconv.reporting.quantization import quantization_summary, quantization_table
     from snnconv.reporting.tables import render
 
     click.echo(render(quantization_table(result)))
     click.echo(quantization_summary(result))
     click.echo(f"wrote {made.path}; `snnconv convert --run {made.name}` takes it from here")
+    if own is not None:
+        click.echo(preprocessing_summary(to_mapping(recipe.preprocessing)))

@@ -55,7 +55,10 @@ def report(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Make one self-contained HTML page (and Markdown) of a run: the newest with results, unless one is named."""
+    """Make a self-contained page of a run, HTML and Markdown.
+
+    The run is the newest with results, unless one is named.
+    """
     from snnconv.reporting.facts import gather, newest_with_results
     from snnconv.reporting.report import write_report
 

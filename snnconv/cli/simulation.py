@@ -89,7 +89,9 @@ def simulate(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Run the spiking network over the test images: accuracy, spikes and synaptic operations, with noise.
+    """Run the spiking network over test images, and count.
+
+    It gives accuracy, spikes and synaptic operations, with noise.
 
     Noises may be given together, each on layers of its own: --noise deletion:0.1@all --noise threshold:0.05
     """
@@ -141,7 +143,10 @@ def simulate(
 @device_option
 @output_options
 def demo(runs_dir: Path, figs_dir: Path, device: str, as_json: bool, quiet: bool) -> None:
-    """Train a small LeNet on real digits, convert, verify, simulate with noise, draw: two minutes on 2 cores."""
+    """Train a small LeNet, convert, verify, simulate and draw.
+
+    On real digits, with noise, in two minutes on 2 cores.
+    """
     from snnconv.demo import run_demo
 
     report = run_demo(runs_dir, figs_dir, device, quiet)

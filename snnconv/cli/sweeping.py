@@ -71,7 +71,9 @@ def sweep(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Measure accuracy, spikes and synaptic operations against the ratio of a noise, several trials each.
+    """Measure accuracy against the ratio of a noise.
+
+    Spikes and synaptic operations, too; several trials each.
 
     Each trial at each ratio is written to the run folder when it is done: a sweep that was stopped goes on where it
     was, and shards may run one after another or on machines that share the folder.

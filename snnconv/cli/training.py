@@ -68,7 +68,10 @@ def train(
     start: Path | None,
     teacher: str | None,
 ) -> None:
-    """Train RECIPE (a name of `snnconv recipes`, or a TOML file) into a new run folder."""
+    """Train RECIPE into a new run folder.
+
+    RECIPE is a name of `snnconv recipes`, or a TOML file.
+    """
     if resume == (recipe is not None):
         raise click.UsageError("give either a recipe to start, or --resume to go on with a run")
     overrides = (epochs, batch_size, learning_rate, precision, k, bound, start, teacher, seed)

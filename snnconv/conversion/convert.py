@@ -11,11 +11,17 @@ from snnconv.config import Preprocessing
 from snnconv.conversion.builder import Builder
 from snnconv.conversion.graph import is_plain, place, trace
 from snnconv.conversion.refusals import refuse_float_activations, refuse_stream_around_quantizer
-from snnconv.conversion.rules import FUNCTIONS, MODULES, function_name, module_for, remedy_for, rule_for
+from snnconv.conversion.rules import module_for, remedy_for, rule_for
 from snnconv.conversion.values import Analog, Counts, Sum, Value, as_sum, lifted
 from snnconv.errors import ConversionError
 from snnconv.snn.layers import Stage
 from snnconv.snn.network import Header, SpikingNetwork
+
+ACCEPTED = (
+    "accepted are convolutions and dense layers, batch norms, pools, sums, concatenations, changes of shape, ReLU, "
+    "clips and PReLU in front of a quantizer, and modules with a grid such as KBQuantizer (docs/own_models.md lists "
+    "them)"
+)
 
 
 def convert(
@@ -49,10 +55,11 @@ def convert(
         if node.op == "placeholder":
             builder.values[node] = _input(node)
         elif node.op == "output":
-            return _close(builder, node)
+            network = _close(builder, node)
         else:
             builder.values[node] = _apply(builder, traced, node)
-    raise AssertionError("unreachable: every traced graph has an output")
+    network.check_shapes()
+    return network
 
 
 def _apply(builder: Builder, traced: fx.GraphModule, node: fx.Node) -> Value:
@@ -60,9 +67,7 @@ def _apply(builder: Builder, traced: fx.GraphModule, node: fx.Node) -> Value:
     if rule is None:
         if is_plain(node):
             return None
-        accepted = _accepted_modules() if node.op == "call_module" else _accepted_functions()
-        remedy = f": {remedy_for(kind)}" if remedy_for(kind) else ""
-        raise ConversionError(f"layer {place(node)} ({kind}) cannot be converted{remedy}; accepted are {accepted}")
+        raise ConversionError(f"layer {place(node)} ({kind}) cannot be converted: {remedy_for(kind) or ACCEPTED}")
     try:
         return rule(builder, node, module_for(traced, node), builder.value(node.args[0] if node.args else None))
     except ConversionError as error:
@@ -77,8 +82,7 @@ def _input(node: fx.Node) -> Analog:
 
 def _close(builder: Builder, node: fx.Node) -> SpikingNetwork:
     source = node.args[0]
-    if not isinstance(source, fx.Node):
-        raise ConversionError("a network with several outputs cannot be converted; one tensor of logits is accepted")
+    assert isinstance(source, fx.Node)  # as ``trace`` has seen to
     value = builder.value(source)
     if isinstance(value, Counts):
         value = as_sum(value, source.name)
@@ -90,11 +94,3 @@ def _close(builder: Builder, node: fx.Node) -> SpikingNetwork:
     if value.chain:
         raise ConversionError("the readout ends in an activation: end the network with its last linear layer")
     return builder.add_readout(source, value)
-
-
-def _accepted_modules() -> str:
-    return ", ".join(sorted({kind.__name__ for kind in MODULES})) + " and modules with a grid"
-
-
-def _accepted_functions() -> str:
-    return ", ".join(sorted({function_name(key) for key in FUNCTIONS}))

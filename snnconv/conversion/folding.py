@@ -21,10 +21,12 @@ def fold_batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tens
         float64 (C,) each.
 
     Raises:
-        ConversionError: it keeps no running statistics.
+        ConversionError: it keeps no running statistics, or a variance below 0.
     """
     if norm.running_mean is None or norm.running_var is None:
         raise ConversionError("a batch norm without running statistics cannot be folded: set track_running_stats=True")
+    if not bool((norm.running_var + norm.eps > 0).all()):
+        raise ConversionError("its running variance is below 0: the file of the weights is damaged")
     scale = 1 / torch.sqrt(norm.running_var.double() + norm.eps)
     if norm.weight is not None:
         scale = scale * norm.weight.detach().double()

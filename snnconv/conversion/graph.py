@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 
 from snnconv.ann.brevitas import is_of_brevitas
 from snnconv.ann.layers import ChannelPermutation, Shortcut
@@ -69,9 +70,11 @@ def trace(model: nn.Module, example_input: Tensor) -> fx.GraphModule:
 
     Raises:
         ConversionError: its forward cannot be traced, does not take the example, or hides what it does in hooks or
-            in changes in place.
+            in changes in place; or it has weights without values, or of another precision than the example.
     """
     _refuse_brevitas(model)
+    _refuse_changed_calls(model)
+    _refuse_lazy(model)
     with evaluation_mode(model), torch.no_grad():
         try:
             graph = _Tracer().trace(model)
@@ -85,21 +88,25 @@ def trace(model: nn.Module, example_input: Tensor) -> fx.GraphModule:
         if len(inputs) != 1:
             raise ConversionError(f"{type(model).__name__} takes {len(inputs)} inputs; one image tensor is accepted")
         try:
-            _Shapes(traced).run(_several(example_input))
+            _Shapes(traced).run(_images(example_input, 3))
+            shapes = {node: node.meta["shape"] for node in graph.nodes}
+            _Shapes(traced).run(_images(example_input, 2))
         except Exception as error:  # likewise
+            _refuse_other_numbers(model, example_input)
             raise ConversionError(
                 f"{type(model).__name__} does not take an input of shape {list(example_input.shape)} "
                 f"({_first_line(error)})"
             ) from error
     _refuse_hooks(traced)
+    _refuse_other_outputs(traced)
+    _refuse_batch_sizes(traced, shapes)
     _refuse_hidden_changes(traced)
     return traced
 
 
-def _several(example_input: Tensor) -> Tensor:
-    """The example as two images at least, so that no batch of 1 is taken for a size of the network's own."""
-    one = example_input.ndim > 1 and len(example_input) == 1
-    return torch.cat([example_input, example_input]) if one else example_input
+def _images(example_input: Tensor, number: int) -> Tensor:
+    """The example as so many images: never one, whose batch would be taken for a size of the network's own."""
+    return example_input[:1].repeat_interleave(number, 0) if example_input.ndim > 1 else example_input
 
 
 def is_plain(node: fx.Node) -> bool:
@@ -145,6 +152,57 @@ def _refuse_brevitas(model: nn.Module) -> None:
             raise ConversionError(
                 f"layer {path} ({type(module).__name__}) is one of Brevitas: snnconv.from_brevitas(model) makes a copy "
                 "of torch's layers with the same integers, which converts"
+            )
+
+
+def _refuse_changed_calls(model: nn.Module) -> None:
+    """Refuse what a call of the model does and its forward does not: the trace is of the forward of its class."""
+    hooks = [*model._forward_hooks.values(), *model._forward_pre_hooks.values()]
+    called = type(model).__call__ is not nn.Module.__call__ and not isinstance(model, fx.GraphModule)
+    if hooks or called or "forward" in vars(model):
+        raise ConversionError(
+            f"{type(model).__name__} has forward hooks, a forward put in later, or a __call__ of its own, which would "
+            "be lost: write what they do into the forward of its class"
+        )
+
+
+def _refuse_other_outputs(traced: fx.GraphModule) -> None:
+    source = next(node.args[0] for node in traced.graph.nodes if node.op == "output")
+    if not isinstance(source, fx.Node) or source.meta["shape"] is None:
+        raise ConversionError("a network with several outputs cannot be converted; one tensor of logits is accepted")
+    if len(source.meta["shape"]) < 2:
+        raise ConversionError(
+            f"the network gives {list(source.meta['shape'])} for several images; (batch, classes) logits are accepted"
+        )
+
+
+def _refuse_batch_sizes(traced: fx.GraphModule, shapes: dict[fx.Node, tuple[int, ...] | None]) -> None:
+    """Refuse shapes that change with the number of images, as computed with another one."""
+    for node in traced.graph.nodes:
+        shape, other = node.meta["shape"], shapes[node]
+        if shape is not None and other is not None and shape[1:] != other[1:]:
+            raise ConversionError(
+                f"layer {place(node)} makes {list(shape)} of 2 images and {list(other)} of 3: let no size but the "
+                "first depend on the number of images"
+            )
+
+
+def _refuse_lazy(model: nn.Module) -> None:
+    for name, own in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(own):
+            raise ConversionError(
+                f"{name} of {type(model).__name__} has no values yet: run one image through the network, and then "
+                "train it or load its weights"
+            )
+
+
+def _refuse_other_numbers(model: nn.Module, example_input: Tensor) -> None:
+    """Refuse weights of another precision than the images, the likely reason why a network does not take them."""
+    for name, own in model.named_parameters():
+        if own.is_floating_point() and own.dtype != example_input.dtype:
+            raise ConversionError(
+                f"{name} of {type(model).__name__} is {own.dtype} and the images are {example_input.dtype}: "
+                "model.float() makes all of its weights float32"
             )
 
 

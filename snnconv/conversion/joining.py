@@ -125,7 +125,10 @@ def plain(builder: Builder, node: fx.Node, module: Any, value: Value) -> Value:
     """Sizes and arithmetic on them: plain numbers."""
     if node.meta["shape"] is None:
         return None
-    raise ConversionError("arithmetic on and indexing of a tensor are not accepted; adding two tensors is")
+    raise ConversionError(
+        "arithmetic on and indexing of a tensor are not accepted; adding two tensors is: take a constant factor into "
+        "the weights beside it, and a mean and sd of the input into the preprocessing (--mean, --sd)"
+    )
 
 
 PLAIN = (

@@ -65,7 +65,10 @@ def mean(builder: Builder, node: fx.Node, module: Mean, value: Value) -> Value:
     shape = source.meta["shape"]
     dims = sorted(dim % len(shape) for dim in module.dim)
     if len(shape) < 3 or dims != list(range(2, len(shape))):
-        raise ConversionError(f"a mean over dimensions {list(module.dim)} of {list(shape)}: all pixels are accepted")
+        raise ConversionError(
+            f"a mean over dimensions {list(module.dim)} of {list(shape)}: one over all pixels is accepted, "
+            "x.mean((2, 3))"
+        )
 
     def pool(counts: Counts) -> Counts:
         refuse_pending(counts)
@@ -73,7 +76,7 @@ def mean(builder: Builder, node: fx.Node, module: Mean, value: Value) -> Value:
         pooled = _sum_pool(builder, node, counts, kernel, kernel, (0, 0), keeps_shape=False)  # type: ignore[arg-type]
         if module.keepdim:
             return pooled
-        wire = builder.add_layer(node, Flatten(), (pooled.wire,))
+        wire = builder.add_layer(node, Flatten(), (pooled.wire,), shape=(pooled.channels,))
         return replace(pooled, wire=wire)
 
     return each(value, pool)

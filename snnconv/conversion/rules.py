@@ -109,6 +109,11 @@ REMEDIES: dict[str, str] = {
         ("conv1d", "conv2d", "convtranspose2d", "linear", "batchnorm"),
         "use the module of that name (nn.Conv2d, nn.Linear, nn.BatchNorm2d), whose weights can be read",
     ),
+    **dict.fromkeys(("chunk", "split"), "use a layer of its own for each part: two convolutions in the place of one"),
+    **dict.fromkeys(
+        ("amax", "max", "adaptivemaxpool1d", "adaptivemaxpool2d"), "use nn.MaxPool2d with the kernel that it amounts to"
+    ),
+    **dict.fromkeys(("permute", "transpose", "movedim"), "keep images as (batch, channels, height, width) throughout"),
     "attribute": "it is a tensor that the forward uses by itself: use nn.Conv2d, nn.Linear or nn.BatchNorm2d for it",
     **dict.fromkeys(("softmax", "logsoftmax"), "leave it out: let the network give logits, and take it in the loss"),
 }

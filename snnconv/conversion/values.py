@@ -13,7 +13,10 @@ from snnconv.grids import Grid
 from snnconv.snn.layers import Branch, Stage
 from snnconv.snn.synapses import IdentitySynapse, Padding, Synapse
 
-REMEDY = "put an activation quantizer (such as KBQuantizer) between them, so that counts travel on the wire"
+REMEDY = (
+    "put an activation quantizer (such as KBQuantizer) between them, so that counts travel on the wire (in a float "
+    "network a ReLU), and train it anew"
+)
 NO_PADDING: Padding = (0, 0, 0, 0)
 
 

@@ -115,6 +115,10 @@ class Parity:
                     f"layer {layer.name}: {layer.mismatches} of {layer.units} units differ from the ANN's codes "
                     f"(by up to {layer.max_difference})"
                 )
+            if layer.rounding_bound and layer.ties > max(1, MAX_TIE_SHARE * layer.units):
+                found.append(
+                    f"layer {layer.name}: {layer.ties} ties are more than {MAX_TIE_SHARE:g} of {layer.units} units"
+                )
             if not layer.units:
                 continue
             if layer.silent and layer.partner in silent:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from snnconv.config import Augmentation, Preprocessing
@@ -40,6 +40,8 @@ def central_image(path: Path, settings: Preprocessing) -> Tensor:
 def fitted_image(path: Path, channels: int, size: tuple[int, int], resize: int | None = None) -> Tensor:
     """Any image file as one of a given size: resized, in proportion, and its middle; uint8, (channels, *size).
 
+    It is turned upright first, as its EXIF orientation says; a picture of a camera may lie on its side.
+
     Args:
         path: The file; one that has the size already is left as it is.
         channels: 1 for grey, 3 for colour.
@@ -49,7 +51,7 @@ def fitted_image(path: Path, channels: int, size: tuple[int, int], resize: int |
     Raises:
         DataError: a file that cannot be read.
     """
-    image, (height, width) = _decode(path), size
+    image, (height, width) = _decode(path, upright=True), size
     if resize is not None:
         image = _resized(image, resize)
     elif image.size != (width, height):
@@ -122,15 +124,19 @@ def draws_of(seed: int, epoch: int, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
 
 
-def _decode(path: Path) -> Image.Image:
-    """The file's image in RGB; grey, CMYK and palettes are brought to it, transparency is dropped."""
+def _decode(path: Path, upright: bool = False) -> Image.Image:
+    """The file's image in RGB; grey, CMYK and palettes are brought to it, transparency is dropped.
+
+    ``upright`` turns it as its EXIF orientation says. Data sets are measured and trained on as they lie in their files,
+    as the ImageNet evaluations of published networks do.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on metadata
             with Image.open(path, formats=FORMATS) as image:
                 deep = image.mode[0] in "IF"
                 if not deep:
-                    return image.convert("RGB")
+                    return (ImageOps.exif_transpose(image) if upright else image).convert("RGB")
     except Exception as error:  # Pillow raises many kinds; each means the same to the user
         first = (str(error).splitlines() or [type(error).__name__])[0]
         reason = getattr(error, "strerror", None) or first

@@ -14,6 +14,8 @@ from typing import Any
 
 from snnconv.errors import ConfigError, DataError
 
+DATA_OPTIONS = "--data-dir or $SNNCONV_DATA"
+"""What names the folder of the data sets."""
 _CHUNK = 2**16
 
 
@@ -97,7 +99,8 @@ def fetch(dataset: str, folder: Path, sources: Mapping[str, Source] = SOURCES) -
                 made.rmdir()
         files = f"{'what is in ' if source.archive else ''}{', '.join(source.files)}"
         raise DataError(
-            f"{dataset} could not be downloaded from {source.url} ({_reason(error)}): put {files} into {target} by hand"
+            f"{dataset} could not be downloaded from {source.url} ({_reason(error)}): put {files} into {target} by "
+            f"hand, or name the folder that has them with {DATA_OPTIONS}"
         ) from error
 
 

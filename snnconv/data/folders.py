@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from snnconv.config import Augmentation, Preprocessing
 from snnconv.data.decoding import central_image, drawn_image, draws_of
+from snnconv.data.download import DATA_OPTIONS
 from snnconv.data.sets import Batch, ImageSet
 from snnconv.errors import ConfigError, DataError
 from snnconv.processes import ALONE, Group
@@ -237,8 +238,8 @@ def _split_folder(dataset: str, split: Literal["train", "test"], folder: Path) -
         if place.is_dir():
             return place
     raise DataError(
-        f"{dataset} ({split}) is not there: put the images of each class into {places[0]}/<class> "
-        "(nothing is downloaded for it)"
+        f"{dataset} ({split}) is not there: put the images of each class into {places[0]}/<class> (nothing is "
+        f"downloaded for it), or name another folder with {DATA_OPTIONS}"
     )
 
 

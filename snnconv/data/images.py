@@ -17,7 +17,7 @@ from snnconv.config import Augmentation, Preprocessing
 from snnconv.data.augmentation import augment
 from snnconv.data.cifar import CIFAR10_FILES, CIFAR100_FILES, read_cifar
 from snnconv.data.digits import make_digits
-from snnconv.data.download import fetch
+from snnconv.data.download import DATA_OPTIONS, fetch
 from snnconv.data.folders import FOLDERS, class_names, open_folder
 from snnconv.data.idx import read_idx_pair
 from snnconv.data.sets import Batch, ImageSet
@@ -134,7 +134,7 @@ DATASETS: dict[str, _Files] = {
 def load_images(
     dataset: str,
     split: Split,
-    data_dir: Path | None = None,
+    data_dir: str | Path | None = None,
     download: bool = True,
     preprocessing: Preprocessing | None = None,
     workers: int | None = None,
@@ -153,7 +153,7 @@ def load_images(
 
     Raises:
         ConfigError: an unknown data set or split, or image files without a crop.
-        DataError: files that are damaged, or missing and not to be had.
+        DataError: a data folder that is not there, or files that are damaged, or missing and not to be had.
     """
     if split not in ("train", "test"):
         raise ConfigError(f"unknown split {split!r}: train and test are known")
@@ -168,14 +168,23 @@ def load_images(
         arrays = _find(dataset, split, files, folder)
     if arrays is None:
         places = f"{folder}, {folder / dataset} or {folder / files.folder}"
-        raise DataError(f"{dataset} ({split}) is not there: put its files into {places}")
+        raise DataError(
+            f"{dataset} ({split}) is not there: put its files into {places}, or name another folder with {DATA_OPTIONS}"
+        )
     pixels, labels = arrays
     return Images(dataset, split, torch.from_numpy(pixels), torch.from_numpy(labels), files.classes)
 
 
-def data_folder(data_dir: Path | None) -> Path:
-    """Folder of the data sets: the one given, ``$SNNCONV_DATA``, or ``data`` in the working directory."""
-    return data_dir if data_dir is not None else Path(os.environ.get("SNNCONV_DATA") or "data")
+def data_folder(data_dir: str | Path | None) -> Path:
+    """Folder of the data sets: the one given, ``$SNNCONV_DATA``, or ``data`` in the working directory.
+
+    Raises:
+        DataError: a folder that was named and is not there; ``data`` is made where a set is downloaded.
+    """
+    named = os.environ.get("SNNCONV_DATA") if data_dir is None else data_dir
+    if named and not Path(named).is_dir():
+        raise DataError(f"there is no data folder {named}: make it, or name another with {DATA_OPTIONS}")
+    return Path(named or "data")
 
 
 def image_facts(dataset: str) -> tuple[tuple[int, int, int] | None, int | None]:
@@ -193,7 +202,7 @@ def image_facts(dataset: str) -> tuple[tuple[int, int, int] | None, int | None]:
     return DATASETS[dataset].image, DATASETS[dataset].classes
 
 
-def class_count(dataset: str, data_dir: Path | None = None) -> int | None:
+def class_count(dataset: str, data_dir: str | Path | None = None) -> int | None:
     """Number of classes that the folders of a set show; None where the set fixes it itself.
 
     Raises:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from snnconv.config import Augmentation
-from snnconv.errors import ConfigError
+from snnconv.errors import ConfigError, DataError
 from snnconv.processes import ALONE, Group
 
 
@@ -83,3 +83,17 @@ class ImageSet(ABC):
         if not 1 <= which <= len(self):
             raise ConfigError(f"{self.name} ({self.split}) has {len(self)} images: {which} cannot be taken")
         return torch.arange(which)
+
+
+def require_images(images: object) -> None:
+    """Refuse what is no image set, such as a tensor.
+
+    Raises:
+        DataError: with how to make one.
+    """
+    if not isinstance(images, ImageSet):
+        raise DataError(
+            f"images must be a snnconv.Images, not a {type(images).__name__}: open a data set with "
+            "snnconv.load_images('mnist', 'test'), or make one of tensors, pixels uint8 (N, C, H, W) and labels int64 "
+            "(N,), with snnconv.Images('mine', 'test', pixels, labels, classes)"
+        )

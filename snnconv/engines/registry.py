@@ -112,6 +112,10 @@ def choose_engine(network: SpikingNetwork, name: str = "auto", device: torch.dev
     Raises:
         ConfigError: no such engine, or not on this device or machine.
     """
+    if name == "integer":
+        raise ConfigError(
+            "integer is one of the ways that engine auto times for a layer, no engine by itself: take auto"
+        )
     if name not in ENGINES:
         raise ConfigError(f"unknown engine {name!r}; known are {', '.join(ENGINES)}")
     return ENGINES[name](network, device)

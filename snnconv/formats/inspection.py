@@ -12,14 +12,19 @@ from safetensors import SafetensorError, safe_open
 
 from snnconv.errors import FormatError
 from snnconv.formats import arrays, certificate, native
+from snnconv.formats.nir import nir_facts
+from snnconv.formats.onnx import onnx_facts
 from snnconv.formats.summary import summarise
 
 TRAINED = {"snnconv-ann": "trained ANN", "snnconv-merged": "ANN with merged pairs of binary layers"}
+HDF5 = b"\x89HDF"
+"""How files of NIR begin."""
 EXPORTED = {"snnconv-spikingjelly": "weights of a module for SpikingJelly"}
 RESULTS: dict[str, frozenset[str]] = {
     "configuration of a run": frozenset({"recipe", "seed", "created"}),
     "environment of a run": frozenset({"python", "packages"}),
     "training result": frozenset({"best_epoch", "test_accuracy"}),
+    "quantization result": frozenset({"calibration", "accuracy", "layers"}),
     "verification result": frozenset({"predictions_equal", "failures", "layers"}),
     "simulation result": frozenset({"spikes_per_image", "sops_per_image", "layers"}),
     "sweep result": frozenset({"noise", "points", "trials"}),
@@ -27,14 +32,17 @@ RESULTS: dict[str, frozenset[str]] = {
     "conditions of a sweep": frozenset({"draws", "network", "pixels", "noise"}),
 }
 """What sets the JSON files of a run folder apart: the keys that each has."""
+TEXTS = {arrays.TITLE: "description of exported arrays", '"""A spiking network of': "module for SpikingJelly"}
+"""How text files that are exported begin."""
 EPOCH = frozenset({"loss", "validation_accuracy"})
 """Keys of an entry of a training's history."""
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """Kind and contents of a network, a trained ANN, a checkpoint, a certificate, exported arrays or a result.
+    """Kind and contents of a network, a trained ANN, a checkpoint, a certificate, an exported file or a result.
 
     Raises:
+        ExportError: nir or onnx, which reads the file, is not installed.
         FormatError: missing, damaged, or no file of snnconv.
     """
     if not path.is_file():
@@ -42,16 +50,20 @@ def inspect(path: Path) -> dict[str, Any]:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            start = file.read(len(arrays.TITLE))
+            start = file.read(max(len(text) for text in TEXTS))
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error.strerror}") from error
     if start[8:9] == b"{" and path.suffix != ".json":
         kind, contents = _safetensors(path)
     elif start[:2] == b"PK":
         kind, contents = _arrays(path) if path.suffix == ".npz" else _checkpoint(path)
-    elif start == arrays.TITLE.encode():
-        text = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        kind, contents = "description of exported arrays", {"lines": len(text), "begins": text[0]}
+    elif start.startswith(HDF5):
+        kind, contents = "network as a graph of NIR", _known(path, nir_facts(path))
+    elif path.suffix == ".onnx":
+        kind, contents = "quantized ANN as a graph of ONNX", _known(path, onnx_facts(path))
+    elif text := next((text for text in TEXTS if start.startswith(text.encode())), None):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        kind, contents = TEXTS[text], {"lines": len(lines), "begins": lines[0].lstrip('"')}
     elif start.lstrip()[:1] in (b"{", b"["):
         kind, contents = _json(path)
     else:
@@ -122,8 +134,14 @@ def _json(path: Path) -> tuple[str, dict[str, Any]]:
     raise _foreign(path)
 
 
+def _known(path: Path, facts: dict[str, Any] | None) -> dict[str, Any]:
+    if facts is None:
+        raise _foreign(path)
+    return facts
+
+
 def _foreign(path: Path) -> FormatError:
     return FormatError(
         f"{path} is no file of snnconv: info describes networks and trained ANNs (.safetensors), checkpoints (.pt), "
-        "certificates and results of runs (.json), exported arrays (.npz) and their descriptions (.txt)"
+        "certificates and results of runs (.json), and what export writes (.nir, .onnx, .npz with .txt, .py)"
     )

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from snnconv.config import to_mapping
-from snnconv.errors import ExportError
+from snnconv.errors import ExportError, FormatError
 from snnconv.formats.kernels import (
     concat_matrix,
     dense_kernel,
@@ -69,6 +69,7 @@ REASONS = {
 """Why a neuron cannot be NIR's, not even with a loss that one could name."""
 
 OUTPUT = "output"
+WRITER = "snnconv"
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,28 @@ def write_nir(network: SpikingNetwork, path: Path, neuron: str = "ladder", lossy
     write_whole(path, lambda temporary: _nir().write(str(temporary), written.graph))
     different = difference(written.graph, _nir().read(str(path)))
     if different:
-        raise ExportError(f"{path} is not read back by nir as it was written: {different}")
+        raise ExportError(f"{path.name} is not read back by nir as it was written: {different}")
     return written
+
+
+def nir_facts(path: Path) -> dict[str, Any] | None:
+    """What a file of ``write_nir`` says of itself; None where something else wrote it.
+
+    Raises:
+        ExportError: nir is not installed.
+        FormatError: damaged, or no NIR graph.
+    """
+    nir = _nir()
+    try:
+        graph = nir.read(str(path))
+    except Exception as error:  # nir and h5py raise many kinds; each means the same to the user
+        raise FormatError(f"{path} is damaged, or no graph of NIR") from error
+    about = graph.metadata
+    if about.get("writer") != WRITER:
+        return None
+    facts = {key: about[key] for key in ("neuron", "steps")}
+    facts |= {key: json.loads(about[key]) for key in ("levels", "preprocessing")}
+    return facts | {"nodes": len(graph.nodes), "edges": len(graph.edges)}
 
 
 def difference(one: Any, other: Any) -> str:
@@ -163,7 +184,7 @@ class _Builder:
         """The graph with its metadata."""
         settings = self.network.header.preprocessing
         about = {
-            "writer": "snnconv",
+            "writer": WRITER,
             "neuron": "if, hard reset" if self.rate else "ladder",
             "steps": "free" if self.rate else "1, from v = 0",
             "levels": json.dumps(self.network.levels),
@@ -377,5 +398,5 @@ def _nir() -> Any:
     try:
         import nir
     except ImportError as error:
-        raise ExportError("nir is not installed: `pip install snnconv[nir]`") from error
+        raise ExportError("nir is not installed: `pip install -c constraints.txt -e '.[nir]'`") from error
     return nir

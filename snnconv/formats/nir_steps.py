@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from snnconv.errors import ExportError
+from snnconv.formats.nir import OUTPUT
 
 
 @torch.no_grad()
@@ -19,7 +20,8 @@ def run_nir(graph: Any, x: Tensor, steps: int = 1) -> tuple[Tensor, Mapping[str,
         v <- v + R I ,   spike = [v > v_threshold] ,   v <- v_reset where it fired
 
     Args:
-        graph: ``nir.NIRGraph`` of one input and one output.
+        graph: ``nir.NIRGraph`` of one input, and one output called ``output``; nir adds one to each node that nothing
+            else reads, which are left aside.
         x: (N, C, H, W).
         steps: T.
 
@@ -48,8 +50,7 @@ def run_nir(graph: Any, x: Tensor, steps: int = 1) -> tuple[Tensor, Mapping[str,
                 spikes[name] = spikes.get(name, torch.zeros_like(v)) + sent[name]
             else:
                 sent[name] = _pass(node, kind, arriving)
-            if kind == "Output":
-                outputs.append(sent[name])
+        outputs.append(sent[OUTPUT])
     return torch.stack(outputs), spikes
 
 

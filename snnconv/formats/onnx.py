@@ -8,7 +8,8 @@ convolution in float64 is a ``Gather`` of patches and a ``MatMul``: runtimes con
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from snnconv.config import to_mapping
-from snnconv.errors import ExportError
+from snnconv.errors import ExportError, FormatError
 from snnconv.formats.kernels import by_inputs, concat_order, require_known, shortcut_kernel
 from snnconv.runs import write_whole
 from snnconv.snn.layers import (
@@ -54,6 +55,7 @@ LARGEST_WEIGHT = 63
 FLOAT_REACH = 2**24
 """Sums below this are exact in float32, in any order."""
 OUTPUT = "logits"
+PRODUCER = "snnconv"
 
 
 def to_onnx(network: SpikingNetwork, codes: bool = False) -> Any:
@@ -74,7 +76,7 @@ def to_onnx(network: SpikingNetwork, codes: bool = False) -> Any:
     inputs = [onnx.helper.make_tensor_value_info(INPUT, onnx.TensorProto.FLOAT, shape)]
     described = onnx.helper.make_graph(graph.nodes, "snnconv", inputs, outputs, graph.constants)
     operators = [onnx.helper.make_opsetid("", OPERATORS)]
-    model = onnx.helper.make_model(described, opset_imports=operators, ir_version=FILE_VERSION, producer_name="snnconv")
+    model = onnx.helper.make_model(described, opset_imports=operators, ir_version=FILE_VERSION, producer_name=PRODUCER)
     settings = network.header.preprocessing
     prepared = None if settings is None else to_mapping(settings)
     onnx.helper.set_model_props(model, {"preprocessing": json.dumps(prepared)})
@@ -96,24 +98,58 @@ def read_onnx(path: Path, network: SpikingNetwork) -> Any:
     return model
 
 
+def onnx_facts(path: Path) -> dict[str, Any] | None:
+    """What a file of ``write_onnx`` says of itself; None where something else wrote it.
+
+    Raises:
+        ExportError: onnx is not installed.
+        FormatError: damaged, or no ONNX model.
+    """
+    onnx = _onnx()
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # onnx raises many kinds; each means the same to the user
+        raise FormatError(f"{path} is damaged, or no model of ONNX") from error
+    if model.producer_name != PRODUCER:
+        return None
+    about = {entry.key: entry.value for entry in model.metadata_props}
+    return {
+        "preprocessing": json.loads(about["preprocessing"]),
+        "nodes": len(model.graph.node),
+        "outputs": [output.name for output in model.graph.output],
+    }
+
+
 def onnx_runner(model: Any) -> Callable[[Tensor], dict[str, Tensor]]:
     """What ONNX Runtime makes of preprocessed images on the CPU: every output by name.
 
     Raises:
-        ExportError: onnxruntime is not installed.
+        ExportError: onnxruntime is not installed, or does not take the model; what comes back raises it, too.
     """
     try:
         import onnxruntime
     except ImportError as error:
-        raise ExportError("onnxruntime is not installed: `pip install snnconv[onnx]`") from error
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        raise ExportError("onnxruntime is not installed: `pip install -c constraints.txt -e '.[onnx]'`") from error
+    with _one_sentence():
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
 
     def run(x: Tensor) -> dict[str, Tensor]:
-        values = session.run(names, {INPUT: x.float().numpy()})
+        with _one_sentence():
+            values = session.run(names, {INPUT: x.float().numpy()})
         return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
 
     return run
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """What a runtime raises, as our own error."""
+    try:
+        yield
+    except Exception as error:  # ONNX Runtime's kinds have no base of their own
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ExportError(f"ONNX Runtime does not run the model: {first}") from error
 
 
 def _codes(network: SpikingNetwork) -> list[Any]:
@@ -171,9 +207,12 @@ class _Graph:
                 shape = self._constant(f"{name}.shape", torch.tensor([0, *layer.shape]))
                 self._node("Reshape", [wires[0], shape], name)
             case ZeroPad2d():
+                # not Pad, which runtimes merge into a max pool behind it, as a border of minus infinity
                 left, right, top, bottom = layer.padding
-                pads = self._constant(f"{name}.pads", torch.tensor([0, 0, top, left, 0, 0, bottom, right]))
-                self._node("Pad", [wires[0], pads], name)
+                ones = torch.ones(self.network.wire_shape(wires[0])[0], 1, 1, 1, dtype=torch.int8)
+                synapse = Conv2dSynapse(ones, padding=(left, right, top, bottom), groups=len(ones))
+                moved = self._sum(f"{name}.sum", synapse, wires[0])
+                self._cast(moved, "INT8" if self._narrow(wires[0]) else "INT32", name)
             case Concat():
                 wide = not all(self._narrow(wire) for wire in wires)
                 parts = [self._cast(wire, "INT32", f"{name}.{i}") if wide else wire for i, wire in enumerate(wires)]
@@ -385,5 +424,5 @@ def _onnx() -> Any:
         import onnx.helper
         import onnx.numpy_helper
     except ImportError as error:
-        raise ExportError("onnx is not installed: `pip install snnconv[onnx]`") from error
+        raise ExportError("onnx is not installed: `pip install -c constraints.txt -e '.[onnx]'`") from error
     return onnx

@@ -14,10 +14,12 @@ Ref: Zou et al. 2021, Front. Neurosci. 15:694170 (scatter and gather); Bu et al.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import operator
 import runpy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from keyword import iskeyword
 from pathlib import Path
 from typing import Any
@@ -132,7 +134,8 @@ def run_spikingjelly(
     functional.set_step_mode(module, "m")
     functional.reset_net(module)
     watching = monitor.OutputMonitor(module, sj_neuron.IFNode)
-    logits: Tensor = module(x.expand(steps, *x.shape)).mean(0)
+    with _no_word_of_triton():
+        logits: Tensor = module(x.expand(steps, *x.shape)).mean(0)
     counts = {}
     for name, layer in network.units():
         levels, negative = layer.grid.levels, layer.grid.negative
@@ -149,6 +152,18 @@ def run_spikingjelly(
     functional.reset_net(module)
     functional.set_step_mode(module, "s")
     return logits, counts
+
+
+@contextmanager
+def _no_word_of_triton() -> Iterator[None]:
+    """Without torch's remark, as SpikingJelly sets up its kernels in the first call, that Triton is not there."""
+    logger = logging.getLogger("torch._library.triton")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 class _Builder:

@@ -32,8 +32,8 @@ def fold_channels(traced: fx.GraphModule, ranges: Mapping[str, Tensor]) -> list[
     """Give all channels behind a quantizer one range, in place, where weights alone stand around it.
 
     In front of it stands one layer with float weights, or a batch norm, that nothing else reads; behind it, through
-    pools, borders and flattening, layers with float weights only, each used once. Quantizers with a sum, a concat or a
-    clamp beside them are left as they are.
+    pools, borders and flattening, layers with float weights only. The weights and biases of these are read at no other
+    place, not by another layer either. Quantizers with a sum, a concat or a clamp beside them are left as they are.
 
     Args:
         traced: A network with learned quantizers, in evaluation mode or not.
@@ -43,7 +43,7 @@ def fold_channels(traced: fx.GraphModule, ranges: Mapping[str, Tensor]) -> list[
         Paths of the quantizers whose channels now have one range.
     """
     folded = []
-    uses = Counter(str(node.target) for node in traced.graph.nodes if node.op == "call_module")
+    uses = _uses(traced)
     for node in traced.graph.nodes:
         path = str(node.target)
         if node.op != "call_module" or not isinstance(traced.get_submodule(path), LearnedQuantizer):
@@ -59,23 +59,21 @@ def fold_channels(traced: fx.GraphModule, ranges: Mapping[str, Tensor]) -> list[
     return folded
 
 
-def _before(traced: fx.GraphModule, node: fx.Node, uses: Counter[str]) -> nn.Module | None:
+def _before(traced: fx.GraphModule, node: fx.Node, uses: Counter[int]) -> nn.Module | None:
     """The layer whose outputs the quantizer reads, if that is all they are read by."""
     source = cast(fx.Node, node.args[0])
     while rule_for(traced, source)[0] is keep and len(readers(source)) == 1:
         source = cast(fx.Node, source.args[0])
-    if (
-        rule_for(traced, source)[0] not in (*AFFINE, batch_norm)
-        or len(readers(source)) != 1
-        or uses[str(source.target)] != 1
-    ):
+    if rule_for(traced, source)[0] not in (*AFFINE, batch_norm) or len(readers(source)) != 1:
         return None
     layer = traced.get_submodule(str(source.target))
+    if not _alone(layer, uses):
+        return None
     affine = getattr(layer, "weight", None) is not None and not parametrize.is_parametrized(layer)
     return layer if affine and len(source.meta["shape"]) in (2, 3, 4) else None
 
 
-def _behind(traced: fx.GraphModule, node: fx.Node, uses: Counter[str]) -> list[nn.Module]:
+def _behind(traced: fx.GraphModule, node: fx.Node, uses: Counter[int]) -> list[nn.Module]:
     """The layers that read the quantizer's codes; none where anything else does."""
     channels = node.meta["shape"][1]
     found: list[nn.Module] = []
@@ -83,9 +81,9 @@ def _behind(traced: fx.GraphModule, node: fx.Node, uses: Counter[str]) -> list[n
     while waiting:
         user = waiting.pop()
         rule, _ = rule_for(traced, user)
-        if rule in AFFINE and uses[str(user.target)] == 1:
+        if rule in AFFINE:
             layer = traced.get_submodule(str(user.target))
-            if parametrize.is_parametrized(layer):
+            if parametrize.is_parametrized(layer) or not _alone(layer, uses):
                 return []
             found.append(layer)
         elif rule in KEEP_CODES and _keeps_channels(user, channels):
@@ -93,6 +91,17 @@ def _behind(traced: fx.GraphModule, node: fx.Node, uses: Counter[str]) -> list[n
         else:
             return []
     return found
+
+
+def _uses(traced: fx.GraphModule) -> Counter[int]:
+    """How often each tensor is read in a forward, by its identity: layers may share one."""
+    called = [traced.get_submodule(str(node.target)) for node in traced.graph.nodes if node.op == "call_module"]
+    return Counter(id(own) for layer in called for own in layer.state_dict(keep_vars=True).values())
+
+
+def _alone(layer: nn.Module, uses: Counter[int]) -> bool:
+    """Whether nothing else reads the layer's tensors."""
+    return all(uses[id(own)] == 1 for own in layer.state_dict(keep_vars=True).values())
 
 
 def _keeps_channels(node: fx.Node, channels: int) -> bool:

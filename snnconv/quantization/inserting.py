@@ -47,6 +47,7 @@ def insert_quantizers(model: nn.Module, example_input: Tensor, levels: int) -> f
         ConversionError: it cannot be traced, is quantized already, has no ReLU, or other activations.
         ConfigError: L is outside what is allowed.
     """
+    trace(model, example_input)  # says what is in the way of a copy, such as pruning
     traced = trace(copy.deepcopy(model), example_input)
     _refuse_others(traced)
     uses = Counter(str(node.target) for node in traced.graph.nodes if node.op == "call_module")

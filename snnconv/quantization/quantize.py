@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from snnconv.config import Calibration, Preprocessing
+from snnconv.conversion.convert import convert
 from snnconv.data.preprocessing import prepare
-from snnconv.data.sets import ImageSet
+from snnconv.data.sets import ImageSet, require_images
 from snnconv.quantization.calibration import bypassed, calibrate, ranges
 from snnconv.quantization.channels import fold_channels
 from snnconv.quantization.inserting import insert_quantizers, quantize_weights, quantizers_of
@@ -40,9 +41,12 @@ def quantize(
         batch_size: Images at a time; only local threshold balancing depends on it.
 
     Raises:
-        ConversionError: it is quantized already, or no quantizer can stand for one of its activations.
+        ConversionError: it is quantized already, no quantizer can stand for one of its activations, or something else
+            in it has no exact spiking counterpart.
         ConfigError: a number outside what is allowed.
+        DataError: something that is no image set.
     """
+    require_images(images)
     settings = calibration or Calibration()
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
 
@@ -51,6 +55,7 @@ def quantize(
 
     example = next(iter(batches()))[:2]
     quantized = skeleton(model, example, levels)
+    convert(quantized, example, preprocessing)  # what has no spiking counterpart is refused at once
     if settings.per_channel:
         fold_channels(quantized, ranges(quantized, batches, settings, per_channel=True))
     if weight_bits is not None:

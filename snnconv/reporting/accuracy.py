@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from snnconv.errors import RunError
-from snnconv.reporting.labels import Noise, noise_name, noises, percent, title
+from snnconv.reporting.labels import WILSON, Noise, noise_name, noises, percent, title
 from snnconv.reporting.rows import Result, groups, in_order, noise_order, published_accuracy
 from snnconv.reporting.style import PUBLISHED, Row, colour, configurations, drawing, legend_above, save, write_above
 
@@ -61,7 +61,7 @@ def plot_accuracy(results: Sequence[Result], out: Path) -> tuple[Path, Path, Pat
         if marks:
             _draw_marks(axes, marks)
         configurations(axes, [result.configuration for result in shown])
-        axes.set_ylabel(f"accuracy [%] from {low:g}, 95 % interval")
+        axes.set_ylabel(f"accuracy [%] from {low:g}\n{WILSON}")
         legend_above(axes, figure.get_figwidth() - 1.0)
         figure.suptitle(title("accuracy", groups(shown), simulations))
         return save(figure, out, rows)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from snnconv.energy import LINE, PRESETS, SYSTEMS, estimate, spike_rate
+from snnconv.energy import LINE, PRESETS, SYSTEMS, estimate, narrowness, potential_bits, spike_rate
 from snnconv.reporting.embedding import drawn
 from snnconv.reporting.facts import Facts, Row
-from snnconv.reporting.frontier import draw_frontier
-from snnconv.reporting.labels import LADDER, levels_name, neuron_of, noises, percent
+from snnconv.reporting.frontier import compared, draw_frontier
+from snnconv.reporting.labels import LADDER, levels_name, neuron_of, noises, percent, plural
 from snnconv.reporting.observed import draw_layers
 from snnconv.reporting.pages import Block, Heading, Picture, Table, Text
 
@@ -107,10 +107,14 @@ def energy(facts: Facts, clean: Row) -> Iterator[Block]:
     place = "below" if rate < low else "above" if rate > high else "within"
     yield Text(
         "Estimated from counts, not measured: energies of single operations in 45 nm (Horowitz 2014) times their "
-        "number. The matched ANN holds its activations in as many bits as its counts take. The network sends "
+        "number. The bit-matched ANN holds its activations in as many bits as its counts take. The network sends "
         f"{percent(rate, 1)} % spikes a unit and step, which is {place} the {percent(low, 1)}-{percent(high, 1)} % "
-        "below which arXiv:2409.08290 finds that a spiking network beats the matched ANN, data movement included."
+        "below which arXiv:2409.08290 finds that a spiking network beats the bit-matched ANN, data movement included."
     )
+    bits = potential_bits(clean)
+    narrow = ", ".join(f"`{name}`" for name in PRESETS if narrowness(bits, name))
+    if narrow:
+        yield Text(f"Potentials of {bits} bits: the adder priced in {narrow} is too narrow, and the estimate too low.")
     for movement, what in (
         (False, "Arithmetic alone"),
         (True, "Arithmetic and data movement, every operand from SRAM"),
@@ -158,15 +162,17 @@ def frontier(facts: Facts, clean: Row) -> Iterator[Block]:
         for point in points
     ]
     caption = (
-        "Noise-free simulations of this run, and of others of the same network and data set; mind the number of images"
+        "Noise-free simulations of this run, and of others of the same network and data set; mind the number of "
+        "images. Interval: Wilson, over images."
     )
-    yield Table(headings, rows, frozenset({1, 2}), f"{caption}.")
+    yield Table(headings, rows, frozenset({1, 2}), caption)
     if len(points) == 1:
         return
     timed = any(point["latency"] is not None for point in points)
     caption = (
         f"Accuracy against synops{' and against latency' if timed else ''}; the numbers are those of the table. The "
-        "line: the best accuracy for at most this cost."
+        f"line: the best accuracy for at most this cost among results on {plural(compared(points), 'image')}; results "
+        "on other numbers of images are hollow."
     )
     yield Picture("frontier", caption, draw_frontier(points))
 

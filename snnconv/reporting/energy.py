@@ -9,20 +9,26 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from snnconv.energy import LINE, PARTS, SYSTEMS, estimate, spike_rate
+from snnconv.energy import LINE, PARTS, SYSTEMS, estimate, fitting, narrowness, potential_bits, spike_rate
 from snnconv.errors import RunError
 from snnconv.reporting.labels import short, title
-from snnconv.reporting.rows import Result, groups, without_noise
+from snnconv.reporting.rows import Result, groups, names_of, without_noise
 from snnconv.reporting.style import PALE, Row, colour, configurations, drawing, legend_above, save, write_above
 
-BAR = 0.62
-"""Width kept for a bar, so that two numbers above neighbours do not touch [inches]."""
-SHORT = {"spiking": "SNN", "skipping": "matched,\nzeros\nskipped", "matched": "matched", "int8": "int8", "fp32": "FP32"}
+BAR = 0.8
+"""Width kept for a bar, so that numbers above and names below do not touch [inches]."""
+SHORT = {
+    "spiking": "SNN",
+    "skipping": "bit-matched\nANN, zeros\nskipped",
+    "matched": "bit-matched\nANN",
+    "int8": "int8\nANN",
+    "fp32": "FP32\nANN",
+}
 """Names below the bars."""
 
 
 def plot_energy(
-    results: Sequence[Result], out: Path, preset: str = "45nm-int8", movement: bool = False
+    results: Sequence[Result], out: Path, preset: str | None = None, movement: bool = False
 ) -> tuple[Path, Path, Path]:
     """Draw the estimated energy of one image, and the spikes a unit and step with the line of break-even.
 
@@ -30,7 +36,7 @@ def plot_energy(
         results: One a configuration; those without a noise-free simulation, or simulated by an earlier release, are
             passed over.
         out: Path without suffix.
-        preset: Name in ``energy.PRESETS``.
+        preset: Name in ``energy.PRESETS``; None takes the first whose adder holds all potentials.
         movement: Estimate data movement, too.
 
     Returns:
@@ -40,20 +46,22 @@ def plot_energy(
         RunError: there is nothing to draw, or the folder cannot be written.
         ConfigError: no such preset.
     """
-    found = [(own.configuration, clean) for own, clean in without_noise(results) if "operations" in clean]
+    found = [(own, clean) for own, clean in without_noise(results) if "operations" in clean]
     if not found:
         raise RunError(f"{groups(results)} was simulated by an earlier release: run `snnconv simulate` again")
-    rows = [row for name, simulation in found for row in _rows(name, simulation, preset, movement)]
-    names = [name for name, _ in found]
-    width = max(4.0, BAR * (len(SYSTEMS) + 0.6) * len(names) + 1.0)
+    bits = max(potential_bits(simulation) for _, simulation in found)
+    preset = fitting(bits) if preset is None else preset
+    rows = [row for own, simulation in found for row in _rows(own.configuration, simulation, preset, movement)]
+    width = max(4.0, BAR * (len(SYSTEMS) + 0.6) * len(found) + 1.0)
     with drawing():
-        figure = Figure(figsize=(width + max(2.6, 0.6 * len(names) + 1.6), 4.6))
-        bars, rates = figure.subplots(1, 2, width_ratios=[width, max(2.6, 0.6 * len(names) + 1.6)])
-        _draw_bars(bars, names, rows, width)
-        _draw_rates(rates, names, [spike_rate(simulation) for _, simulation in found])
+        figure = Figure(figsize=(width + max(2.6, 0.6 * len(found) + 1.6), 4.6))
+        bars, rates = figure.subplots(1, 2, width_ratios=[width, max(2.6, 0.6 * len(found) + 1.6)])
+        _draw_bars(bars, names_of(found, ", {:,} images"), rows, width)
+        _draw_rates(rates, names_of(found), [spike_rate(simulation) for _, simulation in found])
         what = "arithmetic and data movement" if movement else "arithmetic alone"
         heading = title("energy estimate", groups(results), [simulation for _, simulation in found])
-        figure.suptitle(f"{heading}\n{preset}, {what}: estimated from counts, not measured", fontsize=11)
+        lines = [heading, f"{preset}, {what}: estimated from counts, not measured", narrowness(bits, preset)]
+        figure.suptitle("\n".join(line for line in lines if line), fontsize=11)
         return save(figure, out, rows)
 
 
@@ -99,7 +107,7 @@ def _draw_rates(axes: Axes, names: Sequence[str], rates: Sequence[float]) -> Non
     for x, rate in enumerate(rates):
         write_above(axes, x, 100 * rate, f"{100 * rate:.1f}")
     low, high = (100 * bound for bound in LINE)
-    name = f"break-even with the matched ANN,\n{low:g}-{high:g} % (arXiv:2409.08290)"
+    name = f"break-even with the bit-matched ANN,\n{low:g}-{high:g} % (arXiv:2409.08290)"
     axes.axhspan(low, high, color=colour(1), alpha=0.75, linewidth=0, zorder=3, label=name)
     configurations(axes, names)
     axes.set_ylim(0, max(12.0, 118 * max(rates)))

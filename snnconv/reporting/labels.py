@@ -8,6 +8,8 @@ from typing import Any
 MILLION = 1e6
 NAMED_LAYERS = 2
 """So many layers are named; more are only numbered."""
+WILSON = "95 % interval (Wilson, over images)"
+"""Interval of the accuracy of one simulation."""
 LADDER = "ladder"
 """The neuron of results that name none: all spikes of a unit in one step."""
 
@@ -17,6 +19,13 @@ def title(what: str, group: str, simulations: Iterable[Mapping[str, Any]]) -> st
     images = sorted({int(simulation["images"]) for simulation in simulations})
     number = plural(images[0], "image") if len(images) == 1 else f"{images[0]:,} to {images[-1]:,} images"
     return f"{group}: {what}, {number}"
+
+
+def student(trials: int | None) -> str:
+    """Interval of the mean accuracy of so many trials; of different numbers of trials for None."""
+    if trials == 1:
+        return "no interval (1 trial)"
+    return f"95 % interval (Student, over {'trials' if trials is None else plural(trials, 'trial')})"
 
 
 def plural(number: int, noun: str) -> str:
@@ -41,9 +50,9 @@ Noise = tuple[str, float, tuple[str, ...]]
 
 
 def noises(simulation: Mapping[str, Any]) -> tuple[Noise, ...]:
-    """The noises of a simulation; results of before there were several know a deletion only."""
+    """The noises of a simulation; results of before there were several know a deletion only, damaged ones none."""
     named = tuple((own["name"], float(own["ratio"]), tuple(own["layers"])) for own in simulation.get("noise") or ())
-    ratio = float(simulation["noise_ratio"])
+    ratio = float(simulation.get("noise_ratio", 0))
     return named or ((("deletion", ratio, tuple(simulation["noise_layers"])),) if ratio > 0 else ())
 
 

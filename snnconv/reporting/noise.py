@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from snnconv.reporting.labels import title
+from snnconv.reporting.labels import student, title
 from snnconv.reporting.style import MARKERS, colour, drawing, legend_above, save
 from snnconv.reporting.sweeps import sweep_name
 
@@ -52,7 +52,9 @@ def plot_noise(sweeps: Sequence[Mapping[str, Any]], out: Path) -> tuple[Path, Pa
                 elinewidth=1.0,
                 label=str(sweep["quantization"]),
             )
-        axes.set(xlabel=f"ratio of {sweep_name(sweeps[0])}", ylabel="accuracy [%]: mean, 95 % interval, sd")
+        trials = {int(sweep["trials"]) for sweep in sweeps}
+        interval = student(trials.pop() if len(trials) == 1 else None)
+        axes.set(xlabel=f"ratio of {sweep_name(sweeps[0])}", ylabel=f"accuracy [%]: mean, sd,\n{interval}")
         legend_above(axes, WIDTH - 1.0)
         group = f"{sweeps[0]['network']}-{sweeps[0]['dataset']}"
         figure.suptitle(title("accuracy under noise", group, sweeps))

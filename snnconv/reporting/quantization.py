@@ -28,7 +28,10 @@ def quantization_table(result: Mapping[str, Any]) -> Table:
 
 
 def quantization_summary(result: Mapping[str, Any]) -> str:
-    """``99.50 % float, 99.44 % calibrated (mse on 1,000 images), 99.48 % after 2 epochs, L = 8, ...``."""
+    """``99.50 % float, 99.44 % calibrated (mse, 1,000 images), 99.48 % after 2 epochs of fine-tuning; L = 8, ...``.
+
+    In front of it a line that says what the table's changes are counted from, where layers were quantized alone.
+    """
     accuracy, calibration = result["accuracy"], result["calibration"]
     method = calibration["method"]
     if method == "percentile":
@@ -44,4 +47,8 @@ def quantization_summary(result: Mapping[str, Any]) -> str:
     weights = {None: "float weights", 2: "ternary weights"}.get(
         result["weight_bits"], f"{result['weight_bits']}-bit weights"
     )
-    return f"{', '.join(parts)}; L = {result['levels']}, {weights}, {plural(result['images'], 'test image')}"
+    baseline = ""
+    if result["no_layer"] is not None:
+        shown = f"the first {plural(result['layer_images'], 'test image')}"
+        baseline = f"change: from {percent(result['no_layer'])} % with no layer quantized, on {shown}\n"
+    return f"{baseline}{', '.join(parts)}; L = {result['levels']}, {weights}, {plural(result['images'], 'test image')}"

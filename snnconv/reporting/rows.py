@@ -144,3 +144,18 @@ def without_noise(results: Sequence[Result]) -> list[tuple[Result, Mapping[str, 
         kind = "noise-free simulation" if any(result.noisy for result in results) else "simulation"
         raise RunError(f"{groups(results)} has no {kind} results: run `snnconv simulate` first")
     return found
+
+
+def names_of(shown: Sequence[tuple[Result, Mapping[str, Any]]], remark: str = "\n{:,}\nimages") -> list[str]:
+    """Configurations as figures name them; behind each its number of images where not all have as many.
+
+    Args:
+        shown: Results, each with the simulation that is drawn.
+        remark: What is put behind, with a place for the number.
+    """
+    numbers = [int(simulation["images"]) for _, simulation in shown]
+    differ = len(set(numbers)) > 1
+    return [
+        result.configuration + (remark.format(number) if differ else "")
+        for (result, _), number in zip(shown, numbers, strict=True)
+    ]

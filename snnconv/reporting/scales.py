@@ -8,10 +8,21 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 ACCURACIES = (0.0, 20.0, 40.0, 60.0, 80.0, 90.0, 95.0, 98.0, 99.0, 99.5, 99.8, 99.9, 99.95, 100.0)
 """Ticks of an axis of accuracies [%]."""
+FEWEST = 2
+"""Fewer of these do not tell what an axis shows; it then has ticks of its own."""
+MANTISSAS = (
+    (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0),
+    (1.0, 1.5, 2.0, 3.0, 5.0, 7.0),
+    (1.0, 2.0, 5.0),
+    (1.0,),
+)
+"""Ticks of an axis of costs, from the one that is to show least to the widest."""
+MOST = 6
+"""Ticks of an axis of costs, at most; but one a power of ten."""
 ALL_RIGHT = 100.02
 """Where on the scale of errors no error lies at infinity [%]: slightly above what can be."""
 
@@ -31,9 +42,12 @@ def by_error(axes: Axes) -> None:
     axes.set_ylim(from_errors(to_errors(low) - room), from_errors(to_errors(top) + room))
     low, high = axes.get_ylim()
     gap = 0.055 * (to_errors(high) - to_errors(low))
+    within = [tick for tick in ACCURACIES if low <= tick <= high]
+    if len(within) < FEWEST:
+        within = [float(tick) for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= min(high, 100.0)]
     shown: list[float] = []
-    for tick in reversed(ACCURACIES):  # where the scale is narrow, ticks are left out
-        if low <= tick <= high and (not shown or to_errors(shown[-1]) - to_errors(tick) >= gap):
+    for tick in reversed(within):  # where the scale is narrow, ticks are left out
+        if not shown or to_errors(shown[-1]) - to_errors(tick) >= gap:
             shown.append(tick)
     axes.set_yticks(shown, [f"{tick:g}" for tick in shown])
 
@@ -48,11 +62,32 @@ def from_errors(place: Any) -> Any:
     return ALL_RIGHT - 10.0**-place
 
 
+def by_magnitude(axes: Axes, low: float, high: float) -> None:
+    """A log axis of costs from ``low`` to ``high``, with as many round numbers as have room."""
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for mantissas in MANTISSAS:
+        ticks = [mantissa * 10.0**d for d in decades for mantissa in mantissas if low <= mantissa * 10.0**d <= high]
+        if len(ticks) <= MOST:
+            break
+    axes.set_xticks(ticks, [magnitude(tick) for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def magnitude(value: float) -> str:
+    """``20``, ``500 k``, ``1.5 M``."""
+    for size, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
 def down_to_none(axes: Axes, foot: float) -> None:
     """A log axis of shares whose foot says 0."""
     axes.set_yscale("log")
     axes.set_ylim(foot, None)
     decades = range(round(math.log10(foot)) + 1, math.floor(math.log10(axes.get_ylim()[1])) + 1)
-    names = [f"{10.0**d:g}" if d > -3 else f"$10^{{{d}}}$" for d in decades]
+    names = [f"{10.0**d:g}" if decades[0] > -3 else f"$10^{{{d}}}$" for d in decades]
     axes.set_yticks([foot, *(10.0**d for d in decades)], ["0", *names])
     axes.yaxis.set_minor_locator(NullLocator())

@@ -6,18 +6,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from snnconv.config import to_mapping
 from snnconv.reporting.embedding import drawn, saved
 from snnconv.reporting.facts import Facts, Row
-from snnconv.reporting.labels import LADDER, levels_name, neuron_of, noise_name, noises, percent, plural
+from snnconv.reporting.labels import (
+    LADDER,
+    WILSON,
+    levels_name,
+    neuron_of,
+    noise_name,
+    noises,
+    percent,
+    plural,
+    student,
+)
 from snnconv.reporting.noise import plot_noise
 from snnconv.reporting.observed import draw_codes, draw_confusion, draw_raster, draw_rates
 from snnconv.reporting.pages import Block, Heading, Picture, Table, Text, Tiles
+from snnconv.reporting.quantization import quantization_summary
 from snnconv.reporting.rows import noise_order
 from snnconv.reporting.steps import collect_steps, plot_steps, time_summary
 from snnconv.reporting.summaries import verification_summary
 from snnconv.reporting.sweeps import sweep_name, sweep_summary, sweeps_of
-from snnconv.runs import ENVIRONMENT, Run, read_json
+from snnconv.runs import ANN, ENVIRONMENT, QUANTIZATION, Run, read_json
 
 COMMIT = 12
 """Digits of a commit that are enough to find it."""
@@ -26,7 +36,7 @@ COMMIT = 12
 def tiles(facts: Facts) -> Tiles:
     """The numbers to see first."""
     clean = facts.clean or facts.simulations[0]
-    about = f"accuracy of the SNN{_under(clean)}, 95 % interval {_interval(clean)}, {plural(clean['images'], 'image')}"
+    about = f"accuracy of the SNN{_under(clean)}, {WILSON} {_interval(clean)}, {plural(clean['images'], 'image')}"
     synops = clean["sops_per_image"]["synops"]
     items = [
         (f"{percent(clean['accuracy'])} %", about),
@@ -45,24 +55,37 @@ def tiles(facts: Facts) -> Tiles:
 
 
 def configuration(run: Run) -> Iterator[Block]:
-    """What was trained, how, with what and on what."""
+    """What it is, where its weights are from, and with what it was made."""
     yield Heading("Configuration")
-    training = run.training()
     environment = read_json(run.file(ENVIRONMENT), dict[str, Any]) if run.has(ENVIRONMENT) else {}
-    settings = to_mapping(run.recipe)
+    settings = run.settings()
     published = settings.pop("published", None)
-    rows = [("run", f"{run.name}, {run.created[:16].replace('T', ' ')} UTC, seed {run.seed}")]
+    seed = "" if run.brought else f", seed {run.seed}"
+    rows = [("run", f"{run.name}, {run.created[:16].replace('T', ' ')} UTC{seed}")]
     rows += [(name.replace("_", " "), _setting(value)) for name, value in settings.items() if value != run.name]
     if published is not None:
         rows.append(("published", f"{published['accuracy']:.2f} % ({published['source']})"))
+    rows += _origin(run)
+    environment["commit"] = (environment.get("commit") or "")[:COMMIT]
+    software = {name: environment.pop(name, None) for name in ("python", "packages", "commit")}
+    rows += [("software", _setting(software)), ("made on" if run.brought else "trained on", _setting(environment))]
+    yield Table(("setting", "value"), [row for row in rows if row[1]], frozenset({0, 1}))
+
+
+def _origin(run: Run) -> Iterator[tuple[str, str]]:
+    """Where the weights come from, and what was done with them."""
+    source = run.start if run.model is None else run.model.weights
+    if source is not None:
+        yield "weights from", f"{source.file}, SHA-256 {source.sha256}"
+    if run.has(QUANTIZATION):
+        yield "quantized", quantization_summary(read_json(run.file(QUANTIZATION), dict[str, Any]))
+    elif run.brought:
+        yield "trained", "elsewhere"
+    training = run.training()
     if training is not None:
         reached = f"{percent(training.test_accuracy)} % of {plural(training.test_images, 'test image')}"
         best = f"after epoch {training.best_epoch} of {training.epochs}, the best on held-out images"
-        rows.append(("trained", f"{reached} {best}"))
-    environment["commit"] = (environment.get("commit") or "")[:COMMIT]
-    software = {name: environment.pop(name, None) for name in ("python", "packages", "commit")}
-    rows += [("software", _setting(software)), ("trained on", _setting(environment))]
-    yield Table(("setting", "value"), [row for row in rows if row[1]], frozenset({0, 1}))
+        yield "fine-tuned" if run.has(QUANTIZATION) else "trained", f"{reached} {best}"
 
 
 def parity(facts: Facts) -> Iterator[Block]:
@@ -70,9 +93,11 @@ def parity(facts: Facts) -> Iterator[Block]:
     yield Heading("Parity")
     proof = facts.verification
     if proof is None:
-        yield Text(f"Not verified: `snnconv verify --run {facts.run.name}` compares every unit with the ANN.")
+        yield Text(_unproven(facts.run))
         return
-    yield Text(verification_summary(proof, proof.get("failures", ())))
+    training = facts.run.training()
+    whole = proof["images"] if training is None else training.test_images
+    yield Text(verification_summary(proof, proof.get("failures", ()), whole))
     rows: list[tuple[object, ...]] = [
         (
             layer["name"],
@@ -94,6 +119,18 @@ def parity(facts: Facts) -> Iterator[Block]:
     yield Table(headings, rows, caption=caption, totals=1)
 
 
+def _unproven(run: Run) -> str:
+    """Why there is no proof, and what to do."""
+    if run.has(ANN):
+        return f"Not verified: `snnconv verify --run {run.name}` compares every unit with the ANN."
+    if run.shipped:
+        return (
+            "Not verified here: the ANN is no part of this run. The network was proven equal to it on the test images "
+            "before it was put into snnconv."
+        )
+    return "Not verified: the ANN, which `snnconv verify` compares with, is no longer part of this run."
+
+
 def accuracy(facts: Facts) -> Iterator[Block]:
     """Every simulation, a row each."""
     yield Heading("Accuracy and noise")
@@ -111,7 +148,7 @@ def accuracy(facts: Facts) -> Iterator[Block]:
     yield Table(headings, rows, frozenset({0, 1}), caption)
     known = [s for s in facts.simulations if neuron_of(s) == LADDER]
     if len(known) > 1:
-        yield drawn("accuracy", "Accuracy without noise and with each noise, with its 95 % interval.", facts, known)
+        yield drawn("accuracy", f"Accuracy without noise and with each noise, {WILSON}.", facts, known)
 
 
 def sweeps(facts: Facts) -> Iterator[Block]:
@@ -133,7 +170,7 @@ def _swept(sweep: Row) -> Table:
         sd = None if point["interval"] is None else percent(point["sd"])
         counted = (f"{point['spikes_per_image']:,.0f}", f"{point['sops_per_image']['synops']:,.0f}")
         rows.append((f"{point['ratio']:g}", percent(point["accuracy"]), sd, interval, *counted))
-    headings = ("ratio", "accuracy [%]", "sd", "95 % interval of the mean", "spikes", "synops")
+    headings = ("ratio", "accuracy [%]", "sd", f"{student(sweep['trials'])} of the mean", "spikes", "synops")
     return Table(headings, rows, caption=f"{sweep_summary(sweep)}.")
 
 
@@ -166,8 +203,8 @@ def _settling(simulations: Sequence[Row]) -> Table:
     headings = ("neuron", "T", "latency [steps]", "accuracy [%]", "exact from t", "units that differ [%]",
                 "images all exact [%]", "spikes", "synops")  # fmt: skip
     caption = (
-        "After T steps. Latency: with one step from layer to layer. Exact from t: from there on the net count of every "
-        "unit is its code, on every image."
+        "After T steps. Latency: with the delay of a step from layer to layer. Exact from t: from there on the net "
+        "count of every unit is its code, on every image."
     )
     return Table(headings, rows, caption=caption)
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from snnconv.errors import RunError
 from snnconv.reporting.labels import MILLION, short, title
-from snnconv.reporting.rows import Result, groups, without_noise
+from snnconv.reporting.rows import Result, groups, names_of, without_noise
 from snnconv.reporting.style import (
     PUBLISHED,
     colour,
@@ -68,7 +68,7 @@ def plot_sops(
             _draw_bars(panels[1], [row["published"] for row in rows], PUBLISHED, 1, 2, None)
             panels[1].set_ylabel("operations, counted as published [M]")
         for axes, width in zip(panels, widths, strict=True):
-            configurations(axes, [result.configuration for result, _ in shown])
+            configurations(axes, names_of(shown))
             axes.margins(y=0.1)
             legend_above(axes, width)
         figure.suptitle(title("synaptic operations", groups(results), [simulation for _, simulation in shown]))

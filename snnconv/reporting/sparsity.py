@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
 from snnconv.reporting.labels import percent, title
-from snnconv.reporting.rows import Result, groups, without_noise
+from snnconv.reporting.rows import Result, groups, names_of, without_noise
 from snnconv.reporting.style import (
     MARKERS,
     PALE,
@@ -55,7 +55,7 @@ def plot_sparsity(results: Sequence[Result], out: Path) -> tuple[Path, Path, Pat
     with drawing():
         figure = Figure(figsize=(width + 6.5, 4.2))
         left, right = figure.subplots(1, 2, width_ratios=(width, 5.0))
-        _draw_totals(left, [table[0] for table in tables])
+        _draw_totals(left, [table[0] for table in tables], names_of(shown))
         _draw_rates(right, [table[1:] for table in tables])
         figure.suptitle(title("spikes and neurons", groups(results), [simulation for _, simulation in shown]))
         return save(figure, out, [row for table in tables for row in table])
@@ -88,7 +88,7 @@ def _rows(result: Result, simulation: Mapping[str, Any]) -> list[dict[str, Any]]
     return [{"configuration": result.configuration} | row for row in (whole, *layers)]
 
 
-def _draw_totals(axes: Axes, rows: Sequence[Row]) -> None:
+def _draw_totals(axes: Axes, rows: Sequence[Row], names: Sequence[str]) -> None:
     places = range(len(rows))
     known = {x: row["published"] for x, row in enumerate(rows) if row["published"]}
     slot = 0.84 / (3 if known else 2)
@@ -100,7 +100,7 @@ def _draw_totals(axes: Axes, rows: Sequence[Row]) -> None:
     axes.bar([x + edge for x in places], neurons, 0.9 * slot, color=PALE, label="neurons (units x L)")
     for x, row in zip(places, rows, strict=True):
         write_above(axes, x + edge, row["neurons"], f"{percent(row['rate'], 1)} %")
-    configurations(axes, [row["configuration"] for row in rows])
+    configurations(axes, names)
     axes.set_ylabel("number an image (above: firing rate)")
     axes.margins(y=0.1)
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

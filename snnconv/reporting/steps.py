@@ -77,13 +77,14 @@ def time_summary(simulation: Mapping[str, Any]) -> str:
         simulation: ``TemporalSimulation.to_dict()``.
     """
     exact, last = simulation["exact_from"], simulation["per_step"][-1]
+    latency, delay = simulation["latency_steps"], simulation["latency_steps"] - simulation["steps"]
     parts = [
-        f"{simulation['neuron']}: {plural(simulation['steps'], 'step')}, {simulation['latency_steps']} with one step "
-        "from layer to layer",
+        f"{simulation['neuron']}: T = {plural(simulation['steps'], 'step')}, "
+        + (f"{latency} with the delay of {plural(delay, 'layer')}" if delay else "the delay of the layers included"),
         f"every unit equals its code from t = {exact} on, on all images"
         if exact is not None
         else f"{percent(last['mismatch_rate'], 3)} % of the units differ from their codes after the last step, "
-        f"none on {percent(simulation['exact_images'])} % of the images",
+        f"all units exact on {percent(simulation['exact_images'])} % of the images",
     ]
     leaving = simulation["early_exit"]
     if leaving is not None:
@@ -102,7 +103,8 @@ def collect_steps(runs_dir: Path, names: tuple[str, ...] = ()) -> tuple[str, lis
         names: The run to take; empty takes that of the newest such result.
 
     Returns:
-        Network and data set, the simulations (the newest of each neuron), and a remark on where they come from.
+        Network, data set and quantization (of a network of the user's own the run's name), the simulations (the newest
+        of each neuron), and a remark on where they come from.
 
     Raises:
         RunError: there is none, or more than one run is named.
@@ -114,15 +116,16 @@ def collect_steps(runs_dir: Path, names: tuple[str, ...] = ()) -> tuple[str, lis
     found = {run.name: (run, _over_time(run)) for run in runs}
     chosen = max((own for own in found.values() if own[1]), key=lambda own: _age(own[1][-1]), default=None)
     if chosen is None:
-        where = f"run {names[0]} has" if names else f"no run in {runs_dir} has"
+        where = f"run {names[0]} has no" if names else f"no run in {runs_dir} has"
+        named = f" --run {names[0]}" if names else ""
         raise RunError(
-            f"{where} {'no ' if names else ''}results of neurons over time: "
-            "run `snnconv simulate --neuron st-bif` first"
+            f"{where} noise-free results of neurons over time: run `snnconv simulate --neuron st-bif{named}` first"
         )
     run, simulations = chosen
     newest = simulations[-1]
     by_neuron = {str(own["neuron"]): own for own in simulations if _shared(own) == _shared(newest)}
-    return f"{run.recipe.network}-{run.recipe.dataset}-{run.recipe.quantization}", list(by_neuron.values()), run.name
+    group = f"{run.recipe.network}-{run.recipe.dataset}-{run.recipe.quantization}"
+    return group if run.model is None else run.name, list(by_neuron.values()), run.name
 
 
 def _named(runs_dir: Path, name: str) -> Run:
@@ -158,7 +161,7 @@ def plot_steps(group: str, simulations: Sequence[Mapping[str, Any]], out: Path) 
     """Draw accuracy, spikes so far and units that differ against t, a line a neuron.
 
     Args:
-        group: Network, data set and quantization, for the title.
+        group: What was simulated, for the title, as ``collect_steps`` says it.
         simulations: One a neuron.
         out: Path without suffix.
 
@@ -174,7 +177,7 @@ def plot_steps(group: str, simulations: Sequence[Mapping[str, Any]], out: Path) 
         foot = below_all([100 * row["mismatch_rate"] for own in simulations for row in own["per_step"]])
         for number, simulation in enumerate(simulations):
             _draw(panels, simulation, number, foot)
-        labels = ("accuracy [%]", "spikes an image, so far", "units that differ [%]")
+        labels = ("accuracy [%], scale of errors", "spikes an image, so far", "units that differ [%]")
         for axes, label in zip(panels, labels, strict=True):
             axes.set(xlabel="time step t", ylabel=label)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))

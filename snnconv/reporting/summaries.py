@@ -6,7 +6,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from snnconv.reporting.labels import LADDER, MILLION, levels_name, neuron_of, noise_name, noises, percent, plural, short
+from snnconv.reporting.labels import (
+    LADDER,
+    MILLION,
+    levels_name,
+    neuron_of,
+    noise_name,
+    noises,
+    percent,
+    plural,
+    short,
+)
 
 MANY_CLASSES = 100
 """From here on, top-5 accuracy is worth a word."""
@@ -29,7 +39,8 @@ def simulation_summary(simulation: Mapping[str, Any]) -> str:
     low, high = simulation["accuracy_interval"]
     neuron = neuron_of(simulation)
     parts = [
-        f"{percent(simulation['accuracy'])} % (95 % interval {percent(low, 1)}-{percent(high, 1)}) "
+        f"{percent(simulation['accuracy'])} % "
+        f"(95 % interval over images, Wilson: {percent(low, 1)}-{percent(high, 1)}) "
         f"of {plural(simulation['images'], 'image')}",
         ("" if neuron == LADDER else f"{neuron}, ") + f"T = {simulation['steps']}",
         f"L = {levels_name(simulation['levels'])}",
@@ -44,20 +55,22 @@ def simulation_summary(simulation: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def verification_summary(parity: Mapping[str, Any], failures: Sequence[str]) -> str:
+def verification_summary(parity: Mapping[str, Any], failures: Sequence[str], whole: int = 0) -> str:
     """``PROVEN: ...`` with what was compared, or ``NOT PROVEN: ...`` with every reason.
 
     Args:
         parity: ``Parity.to_dict()``.
         failures: What keeps it from being a proof, as ``Parity.failures()`` has it.
+        whole: Test images there are, said where it was proven on fewer.
     """
     if failures:
         return f"NOT PROVEN: {'; '.join(failures)}"
     images = parity["images"]
+    some = f" on {images:,} of {plural(whole, 'image')}" if images < whole else ""
     units = sum(layer["units"] for layer in parity["layers"])
     wrong = sum(layer["mismatches"] for layer in parity["layers"])
     parts = [
-        f"PROVEN: {wrong:,} of {units:,} units differ in {plural(len(parity['layers']), 'layer')} "
+        f"PROVEN{some}: {wrong:,} of {units:,} units differ in {plural(len(parity['layers']), 'layer')} "
         f"on {plural(images, 'image')}",
         f"predictions are equal on {parity['predictions_equal']:,} and logits on {parity['logits_equal']:,}",
         f"the ANN classifies {parity['ann_correct']:,} rightly ({percent(parity['ann_correct'] / max(1, images))} %)",

@@ -10,12 +10,14 @@ import msgspec
 from rich.table import Table
 
 from snnconv.errors import FormatError, RunError
-from snnconv.reporting.labels import MILLION, NAMED_LAYERS, levels_name, noise_name, percent, plural, short
+from snnconv.reporting.labels import MILLION, NAMED_LAYERS, levels_name, noise_name, percent, plural, short, student
 from snnconv.reporting.layout import NOTHING, add, new_table
 from snnconv.reporting.rows import configuration_order
 from snnconv.runs import Run, find_run, list_runs
 
 RESULTS = "sweep-*.json"
+ENOUGH = 5
+"""From so many trials on their spread says something."""
 
 Sweep = Mapping[str, Any]
 
@@ -86,7 +88,8 @@ def sweeps_of(run: Run) -> list[Sweep]:
 
 def sweep_table(sweep: Sweep) -> Table:
     """One row a ratio: accuracy with its spread and interval over the trials, spikes and SOPs an image."""
-    table = new_table(["ratio"], ["accuracy|%", "sd", "95 % interval|of the mean", "spikes", "SOPs|synops"])
+    interval = student(sweep["trials"]).replace(" (", "|(")
+    table = new_table(["ratio"], ["accuracy|%", "sd", interval, "spikes", "SOPs|synops"])
     for point in sweep["points"]:
         interval = NOTHING if point["interval"] is None else "-".join(percent(end) for end in point["interval"])
         add(
@@ -111,7 +114,12 @@ def sweep_summary(sweep: Sweep) -> str:
         f"L = {levels_name(sweep['levels'])}",
     ]
     spikes = [short(point["sops_per_image"]["synops"] / MILLION) for point in (sweep["points"][0], sweep["points"][-1])]
-    return ", ".join(parts) + f", {spikes[0]} to {spikes[1]} M synops an image"
+    return ", ".join(parts) + f", {spikes[0]} to {spikes[1]} M synops an image{_warning(sweep['trials'])}"
+
+
+def _warning(trials: int) -> str:
+    """What is to be said of few trials, which may agree by chance."""
+    return f"; take {ENOUGH} trials or more for an interval to rely on" if trials < ENOUGH else ""
 
 
 def sweep_name(sweep: Sweep) -> str:

@@ -17,6 +17,7 @@ __all__ = [
     "merging_table",
     "models_table",
     "network_table",
+    "recipes_notes",
     "recipes_table",
     "render",
     "runs_table",
@@ -29,7 +30,7 @@ __all__ = [
 Row = Mapping[str, Any]
 
 LONG = 10**8
-"""From here on, potentials are shown as powers of ten; those of float weights are."""
+"""From here on, thresholds and potentials are shown as the bits they take; those of float weights are."""
 
 
 def simulation_table(simulation: Row) -> Table:
@@ -78,17 +79,28 @@ def verification_table(parity: Row) -> Table:
 
 
 def recipes_table(rows: Iterable[Row]) -> Table:
-    """One row a recipe.
+    """One row a recipe; sources by the numbers that ``recipes_notes`` gives them.
 
     Args:
         rows: Recipes as ``config.to_mapping`` has them, with ``measured`` [%] or None.
     """
+    rows = list(rows)
+    numbers = {source: f"[{number}]" for number, source in enumerate(_publications(rows), 1)}
     table = new_table(["recipe"], ["epochs", "published|%", "top-5|%", "measured|%"], ["source"], ["recipe"])
     for row in rows:
         published: Row = row.get("published") or {}
         accuracies = map(_number, (published.get("accuracy"), published.get("top5"), row.get("measured")))
-        add(table, row["name"], row["training"]["epochs"], *accuracies, published.get("source", ""))
+        add(table, row["name"], row["training"]["epochs"], *accuracies, numbers.get(published.get("source", ""), ""))
     return table
+
+
+def recipes_notes(rows: Iterable[Row]) -> str:
+    """Footnotes of ``recipes_table``: the sources, and what names ending in -published are."""
+    rows = list(rows)
+    lines = [f"[{number}] {source}" for number, source in enumerate(_publications(rows), 1)]
+    if any(row["name"].endswith("-published") for row in rows):
+        lines.append("-published: trained as its source says; without it: this package's own, mostly shorter training")
+    return "\n".join(lines)
 
 
 def models_table(rows: Iterable[Row]) -> Table:
@@ -109,7 +121,8 @@ def runs_table(rows: Iterable[Row]) -> Table:
     """One row a run.
 
     Args:
-        rows: name, recipe, state, epochs_done, epochs, accuracy (a share of 1, or None) and created (ISO 8601).
+        rows: name, recipe, state, epochs_done and epochs (None where the weights came from elsewhere), accuracy (a
+            share of 1, or None) and created (ISO 8601).
     """
     table = new_table(["run", "recipe", "state"], ["epochs|done", "of", "accuracy|%"], ["created (UTC)"], ["run"])
     for row in rows:
@@ -138,15 +151,16 @@ def merging_table(merging: Row) -> Table:
 
 
 def network_table(summary: Row) -> Table:
-    """One row a layer of a converted network, and the number of its weights.
+    """One row a layer of a converted network, and the number of its weights; names stay whole on a page wide enough.
 
     Args:
         summary: ``formats.summary.summarise``.
     """
-    table = new_table(["layer", "type", "from", "shape"], ["L", "weights", "kind", "thresholds", "largest|potential"])
+    texts = ["layer", "type", "from", "shape"]
+    table = new_table(texts, ["L", "weights", "kind", "thresholds", "largest|potential"], whole=texts)
     layers: Sequence[Row] = summary["layers"]
     for layer in layers:
-        thresholds = layer.get("thresholds")
+        thresholds, potential = layer.get("thresholds"), layer.get("largest_potential")
         add(
             table,
             layer["name"],
@@ -156,8 +170,8 @@ def network_table(summary: Row) -> Table:
             layer.get("levels"),
             layer.get("parameters"),
             layer.get("weights"),
-            None if thresholds is None else " to ".join(_whole(number) for number in thresholds),
-            None if layer.get("largest_potential") is None else _whole(layer["largest_potential"]),
+            None if thresholds is None else _bits(*thresholds) or " to ".join(f"{end:,}" for end in thresholds),
+            None if potential is None else _bits(-potential, potential) or potential,
             end_section=layer is layers[-1],
         )
     add(table, "total", "", "", "", "", sum(layer.get("parameters", 0) for layer in layers), "", "", "")
@@ -185,6 +199,11 @@ def demo_table(report: Row) -> Table:
     return table
 
 
+def _publications(rows: Iterable[Row]) -> list[str]:
+    """The sources of recipes, each once, in order."""
+    return list(dict.fromkeys(row["published"]["source"] for row in rows if row.get("published")))
+
+
 def _add_layer(table: Table, layer: Row, digits: int, end_section: bool = False) -> None:
     """A layer's row; the readout sends no spikes and has no levels."""
     spikes, rate = f"{layer['spikes']:,.{digits}f}", percent(layer["rate"], 1)
@@ -202,9 +221,9 @@ def _add_total(table: Table, kind: str, layers: Sequence[Row], digits: int, step
 
 
 def _sources(layer: Row) -> str:
-    """The wires a layer reads; of its own two lines only what tells them apart."""
+    """The wires a layer reads, one under the other; of its own two lines only what tells them apart."""
     own = {f"{layer['name']}_{sign}": sign for sign in ("plus", "minus")}
-    return " ".join(own.get(wire, wire) for wire in layer["inputs"])
+    return "\n".join(own.get(wire, wire) for wire in layer["inputs"])
 
 
 def _remark(layer: Row) -> str:
@@ -216,9 +235,12 @@ def _remark(layer: Row) -> str:
     return ", ".join(remarks)
 
 
-def _whole(number: int) -> str:
-    """A whole number, of which only the size matters where it is too long for its column."""
-    return f"{number:,}" if abs(number) < LONG else f"{number:.1e}"
+def _bits(low: int, high: int) -> str:
+    """``51 bits`` for whole numbers low .. high of which only the size matters, with one for the sign; else nothing."""
+    if max(-low, high) < LONG:
+        return ""
+    sizes = (~low if low < 0 else low, high)
+    return f"{max(size.bit_length() for size in sizes) + (low < 0)} bits"
 
 
 def _number(value: float | None) -> str:

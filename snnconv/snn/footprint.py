@@ -69,7 +69,7 @@ class Footprint:
         fan_in: Connections into one unit, weights of 0 included, each unit of a sum-pool's window by itself; the
             largest. Of an encoder the inputs of its widest layer.
         fan_in_nonzero: The same through weights that are not 0.
-        fan_out: Connections out of one unit, weights of 0 included; the largest.
+        fan_out: Connections out of one unit, weights of 0 included, through pools too; the largest.
         fan_out_nonzero: The same through weights that are not 0.
         counts: What a unit sends.
         weight: Weight codes; None where they are floats.
@@ -307,8 +307,9 @@ def fan_ins(network: SpikingNetwork, zeros: bool) -> Mapping[str, int]:
 def fan_outs(network: SpikingNetwork, zeros: bool) -> Mapping[str, Tensor]:
     """For each layer that sends spikes the number of connections out of each of its units, int64 of its shape.
 
-    Those of all its readers add up; through wiring a spike reaches what is behind it. A max pool is a target itself,
-    once for each window, and has targets of its own.
+    Those of all its readers add up; through pools and other wiring a spike reaches what is behind them. Each unit in
+    front of a max pool reaches all that its window's largest count does, for that may be its own; one in several
+    windows reaches what is behind each of them, the sum, as in front of a sum-pool.
 
     Args:
         network: The network.
@@ -320,14 +321,13 @@ def fan_outs(network: SpikingNetwork, zeros: bool) -> Mapping[str, Tensor]:
         if isinstance(layer, SpikingLayer | Readout):
             for branch, wire in zip(layer.branches, wires, strict=True):
                 found[wire] += branch.synapse.fan_out(network.wire_shape(wire), zeros).cpu()
-        elif isinstance(layer, MaxPool2d):
-            found[wires[0]] += _windows(layer, network.wire_shape(wires[0]))
-        elif isinstance(layer, Wiring):
+        elif isinstance(layer, Wiring | MaxPool2d):
             inputs = [torch.zeros(1, *network.wire_shape(wire), dtype=torch.float64) for wire in wires]
             with torch.enable_grad():
                 for x in inputs:
                     x.requires_grad_()
-                spread = torch.autograd.grad(layer(*inputs), inputs, found[name][None].double())
+                passed = _window_sums(layer, inputs[0]) if isinstance(layer, MaxPool2d) else layer(*inputs)
+                spread = torch.autograd.grad(passed, inputs, found[name][None].double())
             for wire, own in zip(wires, spread, strict=True):
                 found[wire] += own[0].round().to(torch.int64)
     return {name: own for name, own in found.items() if isinstance(network.layers[name], Encoder | SpikingLayer)}
@@ -350,11 +350,7 @@ def _integers(network: SpikingNetwork, name: str, layer: SpikingLayer) -> dict[s
     }
 
 
-def _windows(pool: MaxPool2d, shape: tuple[int, ...]) -> Tensor:
-    """Number of windows that each position lies in, int64 of the shape of what is pooled."""
-    x = torch.zeros(1, 1, *shape[1:], dtype=torch.float64, requires_grad=True)
-    ones = torch.ones(1, 1, *pool.kernel, dtype=torch.float64)
-    with torch.enable_grad():
-        summed = functional.conv2d(x, ones, None, pool.stride, pool.padding, pool.dilation)
-        (windows,) = torch.autograd.grad(summed.sum(), x)
-    return windows[0].round().to(torch.int64).expand(shape)
+def _window_sums(pool: MaxPool2d, x: Tensor) -> Tensor:
+    """Sum over each window of a max pool, so that every unit that the window looks at has a part in it."""
+    ones = torch.ones(x.shape[1], 1, *pool.kernel, dtype=x.dtype)
+    return functional.conv2d(x, ones, None, pool.stride, pool.padding, pool.dilation, groups=x.shape[1])

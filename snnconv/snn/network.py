@@ -149,6 +149,23 @@ class SpikingNetwork(nn.Module):
             wires[name] = sent
         raise AssertionError("unreachable: the constructor demands a readout")
 
+    def check_shapes(self) -> None:
+        """Send one blank image through and compare every wire with what its node says.
+
+        Raises:
+            ConversionError: a layer gives another shape.
+        """
+
+        def check(name: str, sent: Tensor, step: int = 0) -> Tensor:
+            expected = self.nodes[name].shape
+            if tuple(sent.shape[1:]) != expected:
+                raise ConversionError(f"layer {name} gives {list(sent.shape[1:])}, its header says {list(expected)}")
+            return sent
+
+        with torch.no_grad():
+            logits = self(torch.zeros(1, *self.header.shape, device=self.device), [check])
+        check(next(reversed(self.nodes)), logits)
+
     def require_shape(self, x: Tensor) -> None:
         """Refuse inputs of another shape than the network was made for.
 
