@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -426,7 +427,9 @@ def test_a_run_folder_that_is_a_file_is_one_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_training_leaves_whole_files_and_can_be_resumed(tmp_path: Path, blow: signal.Signals) -> None:
     command = [sys.executable, "-m", "snnconv", "train", "lenet-digits-k0B1", "--epochs", "4"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    # where the tests run as a job in the background, they and their children ignore Ctrl-C
+    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heeded)
     run = tmp_path / "runs/lenet-digits-k0B1"
     deadline = time.monotonic() + 120
     while not (run / "history.json").exists() and time.monotonic() < deadline:
