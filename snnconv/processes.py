@@ -6,6 +6,7 @@ and printed is the first process's.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -163,6 +164,7 @@ def open_group(environment: Mapping[str, str] = os.environ) -> Iterator[Group]:
         yield ALONE
         return
     import torch
+    import torch.distributed.nn  # imported later, its functions would keep the group as their default for good
     from torch import distributed
 
     try:
@@ -181,7 +183,8 @@ def open_group(environment: Mapping[str, str] = os.environ) -> Iterator[Group]:
                 f"{_named(group)} lost the others, one of which has ended without saying why ({_first_line(error)})"
             ) from error
         raise
-    distributed.destroy_process_group()
+    gc.collect()  # wrapped models hold the group in cycles
+    distributed.destroy_process_group()  # the last to hold it: its threads end here, and not while Python ends
 
 
 def group_of(environment: Mapping[str, str] = os.environ) -> Group:

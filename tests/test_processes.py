@@ -172,6 +172,12 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
+def test_the_group_s_threads_end_with_it(both: list[dict[str, Any]]) -> None:
+    """One that outlives it may want Python while that is ending, and abort the process."""
+    for own in both:
+        assert own["threads"] and not [name for name in own["threads"] if "gloo" in name]
+
+
 def test_what_each_has_comes_together(both: list[dict[str, Any]]) -> None:
     for rank, own in enumerate(both):
         assert own["sum"].tolist() == [[2**54 + 3, 1]]  # float64 would have rounded it

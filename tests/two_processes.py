@@ -98,9 +98,15 @@ def everything(group: Group) -> dict[str, Any]:
     }
 
 
+def threads() -> list[str]:
+    """Names of this process's threads, as Linux tells them."""
+    return [(task / "comm").read_text().strip() for task in Path("/proc/self/task").glob("*")]
+
+
 def main(folder: Path) -> None:
     with open_group() as group:
-        torch.save(everything(group), folder / f"{group.rank}.pt")
+        done = everything(group)
+    torch.save(done | {"threads": threads()}, folder / f"{group.rank}.pt")
 
 
 if __name__ == "__main__":
