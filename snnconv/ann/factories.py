@@ -12,9 +12,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from snnconv.ann.brevitas import is_of_brevitas
+from snnconv.ann.layers import lazy_weight
 from snnconv.errors import ConfigError, FormatError
 
 SAFETENSORS = ".safetensors"
@@ -61,9 +61,8 @@ def build_model(factory: str) -> nn.Module:
             ) from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"factory {factory} gives a {type(model).__name__}; a torch.nn.Module is needed")
-    for path, own in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(own):
-            raise ConfigError(f"factory {factory} gives a network whose {path} has no shape: run one image through it")
+    if unmade := lazy_weight(model):
+        raise ConfigError(f"factory {factory} gives a network whose {unmade} has no shape: run one image through it")
     return model.eval()
 
 

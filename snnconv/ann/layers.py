@@ -1,9 +1,16 @@
-"""Layers without parameters that the published networks need beside torch's own."""
+"""Layers without parameters that the published networks need beside torch's own, and a look at those of others."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parameter import is_lazy
+
+
+def lazy_weight(model: nn.Module) -> str | None:
+    """Name of a parameter or buffer that a lazy layer has yet to make; None where all are there."""
+    named = (*model.named_parameters(), *model.named_buffers())
+    return next((name for name, own in named if is_lazy(own)), None)
 
 
 class ChannelPermutation(nn.Module):

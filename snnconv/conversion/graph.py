@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.parameter import is_lazy
 
 from snnconv.ann.brevitas import is_of_brevitas
-from snnconv.ann.layers import ChannelPermutation, Shortcut
+from snnconv.ann.layers import ChannelPermutation, Shortcut, lazy_weight
 from snnconv.errors import ConversionError
 from snnconv.grids import Grid
 
@@ -188,12 +187,11 @@ def _refuse_batch_sizes(traced: fx.GraphModule, shapes: dict[fx.Node, tuple[int,
 
 
 def _refuse_lazy(model: nn.Module) -> None:
-    for name, own in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(own):
-            raise ConversionError(
-                f"{name} of {type(model).__name__} has no values yet: run one image through the network, and then "
-                "train it or load its weights"
-            )
+    if name := lazy_weight(model):
+        raise ConversionError(
+            f"{name} of {type(model).__name__} has no values yet: run one image through the network, and then train it "
+            "or load its weights"
+        )
 
 
 def _refuse_other_numbers(model: nn.Module, example_input: Tensor) -> None:
