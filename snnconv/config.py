@@ -435,8 +435,7 @@ class Recipe(Settings, frozen=True):
         Quantization.parse(self.quantization, self.tie)
         if self.classes is not None and self.classes < 2:
             raise ConfigError(f"recipe {self.name}: classes (= {self.classes}) must be at least 2")
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise ConfigError(f"recipe name {self.name!r}: letters, digits, dots, dashes and underscores are allowed")
+        check_name("recipe", self.name)
         if self.training.plain_share and self.augmentation.area is not None:
             raise ConfigError(
                 f"recipe {self.name}: training.plain_share (= {self.training.plain_share:g}) is for images in memory, "
@@ -447,6 +446,15 @@ class Recipe(Settings, frozen=True):
                 f"recipe {self.name}: the random crop ({self.augmentation.crop}) and the central crop "
                 f"({self.preprocessing.crop}) must have the same side"
             )
+
+
+def check_name(what: str, name: str) -> None:
+    """Raise ConfigError where a name, of a recipe or a run, could not be that of a folder everywhere."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ConfigError(
+            f"{what} name {name!r}: letters, digits, dots, dashes and underscores are allowed, the first a letter or a "
+            "digit"
+        )
 
 
 def to_mapping(settings: Settings) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from snnconv.config import Recipe, recipe_from_mapping, to_mapping
+from snnconv.config import Recipe, check_name, recipe_from_mapping, to_mapping
 from snnconv.errors import ConfigError, FormatError, RunError, SnnconvError, nearest
 
 CONFIG = "config.json"
@@ -179,8 +179,9 @@ def create_run(
     start: Path | None = None,
     teacher: Run | None = None,
     model: OwnModel | None = None,
+    name: str | None = None,
 ) -> Run:
-    """Make a new run folder named after the recipe, numbered where the name is taken.
+    """Make a new run folder.
 
     Args:
         runs_dir: Folder of the run folders.
@@ -189,13 +190,16 @@ def create_run(
         start: Weights the training starts from, for the record.
         teacher: Trained run that it is trained against, for the record.
         model: Where its network comes from, if that is the user's own.
+        name: Its name; None takes the recipe's, numbered where that is taken.
 
     Raises:
-        ConfigError: a seed outside its range.
-        RunError: the folder cannot be written.
+        ConfigError: a seed outside its range, or a name with other characters than a recipe's.
+        RunError: the name is taken, or the folder cannot be written.
     """
     if not 0 <= seed < 2**31:
         raise ConfigError(f"the seed (= {seed}) must lie in 0..{2**31 - 1}")
+    if name is not None:
+        check_name("run", name)
     created = datetime.now(UTC).isoformat()
     config: dict[str, Any] = {"recipe": to_mapping(recipe), "seed": seed, "created": created}
     sources = {"start": start, "teacher": None if teacher is None else teacher.file(ANN)}
@@ -205,7 +209,11 @@ def create_run(
     config |= msgspec.to_builtins(used) | ({} if model is None else {"model": msgspec.to_builtins(model)})
     try:
         runs_dir.mkdir(parents=True, exist_ok=True)
-        path = _free_name(runs_dir, recipe.name)
+        path = _free_name(runs_dir, recipe.name) if name is None else runs_dir / name
+        if name is not None and path.exists():
+            raise RunError(
+                f"{path} exists: choose another name, or go on with that run by `snnconv train --resume --run {name}`"
+            )
         path.mkdir()
     except OSError as error:
         raise RunError(

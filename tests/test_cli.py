@@ -272,6 +272,14 @@ def test_resume_goes_on_and_a_second_run_takes_another_name(tmp_path: Path) -> N
     assert json.loads(result.stdout)["epochs"] == 1
 
 
+def test_a_run_takes_the_name_it_is_given(tmp_path: Path) -> None:
+    start = ("train", "lenet-digits-k0B1", "--seed", "1", "--run", "second-seed", "--epochs", "1", "--quiet", "--json")
+    assert json.loads(snnconv(*start, cwd=tmp_path).stdout)["run"] == "second-seed"
+    assert json.loads(snnconv("convert", "--run", "second-seed", "--json", cwd=tmp_path).stdout)["run"] == "second-seed"
+    assert "--resume --run second-seed" in sentence(snnconv(*start, cwd=tmp_path))
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["second-seed"]
+
+
 def test_overrides_make_another_configuration(tmp_path: Path) -> None:
     result = snnconv("train", "lenet-digits-k1B2", "--k", "2", "--epochs", "1", "--quiet", "--json", cwd=tmp_path)
     assert json.loads(result.stdout)["run"] == "lenet-digits-k2B2"
@@ -302,7 +310,7 @@ WRONG = [
     (("simulate", "--workers", "-1"), 2, "-1 is not in the range"),
     (("train", "lenet-digits-k1B2", "--teacher", "nobody"), 1, "no run called nobody"),
     (("train", "resnet18tnn-folder-k1B2", "--data-dir", "."), 1, "train/<class>"),
-    (("train", "lenet-digits-k1B2", "--run", "mine"), 2, "--run goes with --resume"),
+    (("train", "lenet-digits-k1B2", "--run", "mine/first"), 1, "run name 'mine/first': letters, digits"),
     (("train", "--resume", "--epochs", "3"), 2, "keeps its recipe"),
     (("simulate", "--data", "mnist", "--data-dir", "nowhere"), 1, "no data folder nowhere: make it, or name another"),
     (("plot", "sparsity", "--run", "nobody"), 1, "no run called nobody"),

@@ -15,7 +15,7 @@ from snnconv.cli.options import (
     in_group,
     output_options,
     print_json,
-    run_options,
+    runs_dir_option,
     say,
     workers_option,
 )
@@ -27,7 +27,13 @@ from snnconv.processes import Group
 @click.command()
 @click.argument("recipe", required=False)
 @click.option("--resume", is_flag=True, help="Go on with a run instead of starting one.")
-@run_options
+@click.option(
+    "--run",
+    metavar="NAME",
+    help="Name of the new run; with --resume, the run to go on with. [default: the recipe's name, numbered where it is "
+    "taken; the newest unfinished run]",
+)
+@runs_dir_option
 @data_dir_option
 @workers_option
 @device_option
@@ -77,8 +83,6 @@ def train(
     overrides = (epochs, batch_size, learning_rate, precision, k, bound, start, teacher, seed)
     if resume and any(value is not None for value in overrides):
         raise click.UsageError("a resumed run keeps its recipe, seed and teacher: --resume goes with --run alone")
-    if not resume and run is not None:
-        raise click.UsageError("--run goes with --resume; a new run is named after its recipe")
     from snnconv.ann.models.pretrained import load_start
     from snnconv.ann.training import check_shares, network_for, open_teacher
     from snnconv.ann.training import train as fit
@@ -113,7 +117,7 @@ def train(
         )
     check_shares(plan, len(training), group)
     if target is None:
-        target = group.tell(lambda: runs.create_run(runs_dir, plan, seed or 0, weights, taught_by))
+        target = group.tell(lambda: runs.create_run(runs_dir, plan, seed or 0, weights, taught_by, name=run))
     say(f"training {target.path} on {place}", quiet)
     try:
         result = fit(target, training, test, place, quiet=quiet, network=network, group=group)
