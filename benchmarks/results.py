@@ -55,12 +55,13 @@ SIMULATED = (
 LAYER = ("name", "kind", "units", "levels", "spikes", "rate", "sops", "macs")
 """What the table and the figures read of a simulation and of its layers."""
 HEADER = (
-    "recipe", "data", "seeds", "epochs", "published %", "ANN %", "SNN = ANN", "noise 0.1 %", "noise 0.2 %", "draws",
-    "spikes", "synops", "zou2021",
+    "recipe", "data", "seeds", "epochs", "published %", "published recipe %", "ANN %", "SNN = ANN", "noise 0.1 %",
+    "noise 0.2 %", "draws", "spikes", "synops", "zou2021",
 )  # fmt: skip
 CAPTION = (
-    "T = 1, L = 2^k B, all test images. (changed): trained otherwise than the recipe of this name says now. ANN: mean "
-    "+- sd over seeds. SNN = ANN: equal predictions, and units whose count is not the ANN's code, over all seeds. "
+    "T = 1, L = 2^k B, all test images. (changed): trained otherwise than the recipe of this name says now. "
+    "Published recipe: what the source's own training gives here, the row that ends in -published. ANN: mean +- sd "
+    "over seeds. SNN = ANN: equal predictions, and units whose count is not the ANN's code, over all seeds. "
     "Noise: spikes of the encoder deleted with this probability, mean +- sd over all draws (seeds times trials). "
     "Spikes and SOPs: an image's, mean over seeds. In brackets: published."
 )
@@ -192,7 +193,12 @@ def table(found: Iterable[Collected]) -> list[dict[str, Any]]:
     for own in sorted(found, key=lambda own: own.created):
         key = msgspec.json.encode(to_mapping(without_remarks(own.trained)), order="sorted")
         groups.setdefault(key, {})[own.seed] = own
-    return sorted((_row([seeds[seed] for seed in sorted(seeds)]) for seeds in groups.values()), key=_place)
+    rows = sorted((_row([seeds[seed] for seed in sorted(seeds)]) for seeds in groups.values()), key=_place)
+    by_name = {row["recipe"]: row for row in rows if not row["changed"]}
+    for row in rows:
+        theirs = by_name.get(f"{row['recipe']}-published", {})
+        row |= {"published_recipe": theirs.get("ann"), "published_recipe_sd": theirs.get("ann_sd")}
+    return rows
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -316,6 +322,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         str(len(row["seeds"])),
         str(row["epochs"]),
         _number(published.get("accuracy"), 2),
+        _spread(row["published_recipe"], row["published_recipe_sd"]),
         _spread(row["ann"], row["ann_sd"]),
         equal if row["verified_seeds"] else "-",
         *(_beside(_spread(own["accuracy"], own["sd"]), own["published"], 2) for own in row["noise"]),

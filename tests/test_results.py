@@ -139,14 +139,14 @@ def test_a_row_as_printed(shipped: Collected) -> None:
     lines = markdown(table([of_mnist(shipped, 0, 990), of_mnist(shipped, 1, 994)])).splitlines()
     assert lines[0] == "| " + " | ".join(HEADER) + " |"
     assert lines[1:] == [
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
-        "| lenet-mnist-k1B2 | MNIST | 2 | 40 | 99.37 | 99.20 +- 0.28 | 2,000 of 2,000, 0 units differ "
+        "|" + "---|" * 14,
+        "| lenet-mnist-k1B2 | MNIST | 2 | 40 | 99.37 | - | 99.20 +- 0.28 | 2,000 of 2,000, 0 units differ "
         "| 99.20 +- 0.33 (99.39) | - (99.22) | 4 | 100 (18,587) | 1,000 | 1,000 (27,879,201) |",
         "",
         CAPTION,
     ]
     (single,) = table([of_mnist(shipped, 0, 990)])
-    assert "| 1 | 40 | 99.37 | 99.00 | 1,000 of 1,000" in markdown([single])
+    assert "| 1 | 40 | 99.37 | - | 99.00 | 1,000 of 1,000" in markdown([single])
 
 
 def test_runs_that_were_trained_otherwise_are_rows_of_their_own(shipped: Collected) -> None:
@@ -164,6 +164,8 @@ def test_runs_that_were_trained_otherwise_are_rows_of_their_own(shipped: Collect
         ("lenet-mnist-k1B2-published", 200, [0], False),
     ]
     assert all(row["published"]["spikes"] == 18_587 for row in rows)
+    assert [row["published_recipe"] for row in rows] == [97.0, 97.0, 97.0, None]
+    assert "| lenet-mnist-k1B2 | MNIST | 3 | 40 | 99.37 | 97.00 | 99.10 +- 0.10 |" in markdown(rows)
     assert "| lenet-mnist-k1B2 (changed) | MNIST | 1 | 12 |" in markdown(rows)
 
 
@@ -186,7 +188,7 @@ def test_a_float_network_has_a_row_without_counts(shipped: Collected) -> None:
     )
     rows = table([of_mnist(shipped, 0, 990), fp32, shipped])
     assert [row["recipe"] for row in rows] == ["lenet-mnist-fp32", "lenet-mnist-k1B2", "lenet-digits-k1B2"]
-    assert "| lenet-mnist-fp32 | MNIST | 1 | 40 | 99.52 | 99.52 | - | - | - | - | - | - | - |" in markdown(rows)
+    assert "| lenet-mnist-fp32 | MNIST | 1 | 40 | 99.52 | - | 99.52 | - | - | - | - | - | - | - |" in markdown(rows)
 
 
 def test_figures_are_drawn_from_the_newest_of_each_configuration(shipped: Collected, tmp_path: Path) -> None:
