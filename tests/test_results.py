@@ -240,3 +240,22 @@ def test_what_the_repository_keeps_can_be_read() -> None:
     files = sorted(results.FOLDER.glob("run-*.json"))
     rows = table([read_json(file, Collected) for file in files])
     assert len(rows) >= 4 and all(row["verified"]["mismatches"] == 0 for row in rows)
+
+
+def test_the_document_says_what_the_table_says() -> None:
+    rows = {
+        row["recipe"]: row for row in table([read_json(file, Collected) for file in results.FOLDER.glob("run-*.json")])
+    }
+    lines = (results.FOLDER.parents[1] / "docs" / "results.md").read_text().splitlines()
+    compared = {line.split(",")[0].split(" | ")[0].strip("| "): line for line in lines if line.startswith("| ")}
+    for name, recipe in (
+        ("LeNet k0B1", "lenet-mnist-k0B1"),
+        ("LeNet k0B2", "lenet-mnist-k0B2"),
+        ("LeNet k1B2", "lenet-mnist-k1B2"),
+        ("VGG k1B2", "vgg-cifar10-k1B2"),
+    ):
+        row = rows[recipe]
+        spikes, operations = row["published"]["spikes"], row["published"]["sops"]
+        cells = [cell.strip() for cell in compared[name].strip("|").split("|")]
+        assert cells[1:4] == [f"{row['spikes']:,.0f}", f"{spikes:,}", f"{row['spikes'] / spikes:.2f}"]
+        assert cells[6] == f"{row['zou2021'] / operations:.2f}"
