@@ -199,7 +199,7 @@ def create_run(
     if not 0 <= seed < 2**31:
         raise ConfigError(f"the seed (= {seed}) must lie in 0..{2**31 - 1}")
     if name is not None:
-        check_name("run", name)
+        check_free(runs_dir, name)
     created = datetime.now(UTC).isoformat()
     config: dict[str, Any] = {"recipe": to_mapping(recipe), "seed": seed, "created": created}
     sources = {"start": start, "teacher": None if teacher is None else teacher.file(ANN)}
@@ -210,10 +210,6 @@ def create_run(
     try:
         runs_dir.mkdir(parents=True, exist_ok=True)
         path = _free_name(runs_dir, recipe.name) if name is None else runs_dir / name
-        if name is not None and path.exists():
-            raise RunError(
-                f"{path} exists: choose another name, or go on with that run by `snnconv train --resume --run {name}`"
-            )
         path.mkdir()
     except OSError as error:
         raise RunError(
@@ -221,6 +217,21 @@ def create_run(
         ) from error
     write_json(path / CONFIG, config)
     return Run(path, recipe, seed, created, start=used.get("start"), teacher=used.get("teacher"), model=model)
+
+
+def check_free(runs_dir: Path, name: str) -> None:
+    """Raise where a new run cannot have this name.
+
+    Raises:
+        ConfigError: a name with other characters than a recipe's.
+        RunError: the name is taken.
+    """
+    check_name("run", name)
+    path = runs_dir / name
+    if os.path.lexists(path):  # False, not an error, in a folder that cannot be read
+        raise RunError(
+            f"{path} exists: choose another name, or go on with that run by `snnconv train --resume --run {name}`"
+        )
 
 
 def open_run(path: Path) -> Run:

@@ -277,6 +277,8 @@ def test_a_run_takes_the_name_it_is_given(tmp_path: Path) -> None:
     assert json.loads(snnconv(*start, cwd=tmp_path).stdout)["run"] == "second-seed"
     assert json.loads(snnconv("convert", "--run", "second-seed", "--json", cwd=tmp_path).stdout)["run"] == "second-seed"
     assert "--resume --run second-seed" in sentence(snnconv(*start, cwd=tmp_path))
+    before_the_data = ("train", "lenet-mnist-k1B2", "--run", "second-seed", "--data-dir", "nowhere")
+    assert "--resume --run second-seed" in sentence(snnconv(*before_the_data, cwd=tmp_path))
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["second-seed"]
 
 

@@ -92,6 +92,8 @@ def train(
 
     place = group.place(pick_device(device))
     target = None if recipe is not None else group.tell(lambda: _unfinished(runs_dir, run))
+    if target is None and run is not None:
+        group.tell(lambda: runs.check_free(runs_dir, run))
     plan = target.recipe if target else _changed(str(recipe), k, bound, epochs, batch_size, learning_rate, precision)
     if target is None and plan.classes is None:
         plan = change_recipe(plan, {"classes": class_count(plan.dataset, data_dir)})
