@@ -9,7 +9,7 @@
         network.safetensors the converted spiking network
         merged.safetensors  the ANN with each pair of binary layers merged into one ternary layer
         results/*.json      what verify, simulate and sweep measured
-    results/earlier/    what results of other settings replaced
+        results/earlier/    what results of other settings replaced
         sweeps/*/*.json     the cells of sweeps, so that one that was stopped goes on
 
 Every file is written under a temporary name and renamed, so a killed command leaves whole files only.
@@ -138,6 +138,11 @@ class Run:
         """Whether its weights came from elsewhere: what its recipe says of training is not true of them."""
         return (self.has(ANN) or self.has(NETWORK)) and not (self.has(HISTORY) or self.has(TRAINING))
 
+    @property
+    def resumable(self) -> bool:
+        """Whether its training, begun here, can go on; any other would lose the network it has."""
+        return not (self.brought or self.shipped)
+
     def settings(self) -> dict[str, Any]:
         """What its recipe says as plain values; of training only where its weights were trained so."""
         settings = to_mapping(self.recipe)
@@ -204,7 +209,7 @@ def create_run(
     config: dict[str, Any] = {"recipe": to_mapping(recipe), "seed": seed, "created": created}
     sources = {"start": start, "teacher": None if teacher is None else teacher.file(ANN)}
     used = {
-        name: Ingredient(str(file.resolve()), file_hash(file)) for name, file in sources.items() if file is not None
+        kind: Ingredient(str(file.resolve()), file_hash(file)) for kind, file in sources.items() if file is not None
     }
     config |= msgspec.to_builtins(used) | ({} if model is None else {"model": msgspec.to_builtins(model)})
     try:
@@ -225,13 +230,14 @@ def check_free(runs_dir: Path, name: str) -> None:
     Raises:
         ConfigError: a name with other characters than a recipe's.
         RunError: the name is taken.
+        FormatError: by a run whose configuration is damaged.
     """
     check_name("run", name)
     path = runs_dir / name
     if os.path.lexists(path):  # False, not an error, in a folder that cannot be read
-        raise RunError(
-            f"{path} exists: choose another name, or go on with that run by `snnconv train --resume --run {name}`"
-        )
+        begun = (path / CONFIG).is_file() and open_run(path).resumable
+        resume = f", or go on with that run by `snnconv train --resume --run {name}`" if begun else ""
+        raise RunError(f"{path} exists: choose another name{resume}")
 
 
 def open_run(path: Path) -> Run:
@@ -451,8 +457,6 @@ def describe_environment(device: str, threads: int) -> dict[str, Any]:
 _REMEDY = {
     ANN: "train it first with `snnconv train`",
     NETWORK: "convert it first with `snnconv convert`",
-    CHECKPOINT: "there is nothing to resume",
-    VERIFICATION: "verify it first with `snnconv verify`",
 }
 
 

@@ -282,6 +282,23 @@ def test_a_run_takes_the_name_it_is_given(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["second-seed"]
 
 
+@pytest.mark.parametrize("files", [("network.safetensors", "results/train.json"), ("ann.safetensors",)])
+def test_a_network_that_was_not_trained_here_is_no_training_to_resume(
+    trained: Path, tmp_path: Path, files: tuple[str, ...]
+) -> None:
+    source, run = trained / "runs" / "lenet-digits-k1B2", tmp_path / "runs" / "mine"
+    (run / "results").mkdir(parents=True)
+    config = json.loads((source / "config.json").read_text()) | {"shipped": "network.safetensors" in files}
+    (run / "config.json").write_text(json.dumps(config))
+    for name in files:
+        shutil.copyfile(source / name, run / name)
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    assert "run mine was not trained here" in sentence(snnconv("train", "--resume", "--run", "mine", cwd=tmp_path))
+    again = sentence(snnconv("train", "lenet-digits-k1B2", "--run", "mine", cwd=tmp_path))
+    assert again.endswith("mine exists: choose another name")
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+
+
 def test_overrides_make_another_configuration(tmp_path: Path) -> None:
     result = snnconv("train", "lenet-digits-k1B2", "--k", "2", "--epochs", "1", "--quiet", "--json", cwd=tmp_path)
     assert json.loads(result.stdout)["run"] == "lenet-digits-k2B2"

@@ -179,10 +179,14 @@ def _unfinished(runs_dir: Path, name: str | None) -> runs.Run:
     if name is not None:
         run = runs.find_run(runs_dir, name, runs.CONFIG)
         assert run is not None
+        if not run.resumable:
+            raise RunError(
+                f"run {run.name} was not trained here, so there is no training to go on with: `snnconv train RECIPE` "
+                "starts one"
+            )
         return run
     for run in runs.list_runs(runs_dir):
-        imported = run.has(runs.ANN) and not run.has(runs.HISTORY)
-        if not run.has(runs.TRAINING) and not run.shipped and not imported:
+        if run.resumable and not run.has(runs.TRAINING):
             return run
     raise RunError(f"no run in {runs_dir} is unfinished: `snnconv train RECIPE` starts one")
 
