@@ -4,8 +4,8 @@
     python -m benchmarks.results --collect runs/NAME ...          add runs' results first
 
 A row is a recipe, over all seeds it was trained with. Runs whose recipes differ in anything but what is said about them
-(description, published numbers) are rows of their own. Only whole test sets count, in one step of the ladder, without
-noise or with spikes of the encoder deleted.
+(description, published numbers) are rows of their own. Only whole test sets count, in one step of the ladder, of
+networks not split by sign, without noise or with spikes of the encoder deleted.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ SIMULATED = (
 LAYER = ("name", "kind", "units", "levels", "spikes", "rate", "sops", "macs")
 """What the table and the figures read of a simulation and of its layers."""
 HEADER = (
-    "recipe", "data", "seeds", "epochs", "published %", "published recipe %", "ANN %", "SNN = ANN", "noise 0.1 %",
-    "noise 0.2 %", "draws", "spikes", "synops", "zou2021",
+    "recipe", "data", "seeds", "epochs", "published %", "published recipe %", "ANN %", "SNN = ANN", "% at noise 0.1",
+    "% at noise 0.2", "draws", "spikes", "synops", "zou2021",
 )  # fmt: skip
 CAPTION = (
-    "T = 1, L = 2^k B, all test images. (changed): trained otherwise than the recipe of this name says now. "
+    "T = 1, all test images. (changed): trained otherwise than the recipe of this name says now. "
     "Published recipe: what the source's own training gives here, the row that ends in -published. ANN: mean +- sd "
     "over seeds. SNN = ANN: equal predictions, and units whose count is not the ANN's code, over all seeds. "
     "Noise: spikes of the encoder deleted with this probability, mean +- sd over all draws (seeds times trials). "
@@ -94,6 +94,7 @@ class _Parity(msgspec.Struct):
     predictions_equal: int
     logits_equal: int
     layers: list[_Compared]
+    split: bool = False
 
 
 class Collected(msgspec.Struct, frozen=True):
@@ -148,7 +149,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         for collected in [collect(open_run(path)) for path in args.collect]:
-            write_json(args.folder / f"run-{collected.run}.json", msgspec.to_builtins(collected))
+            _keep(collected, args.folder / f"run-{collected.run}.json")
         found = [read_json(file, Collected) for file in sorted(args.folder.glob("run-*.json"))]
         rows = table(found)
         print(markdown(rows))
@@ -158,6 +159,16 @@ def main() -> None:
             draw(found, args.figures)
     except SnnconvError as error:
         sys.exit(f"Error: {error}")
+
+
+def _keep(collected: Collected, file: Path) -> None:
+    """Write what is kept of a run, in the place of an earlier state of the same run only."""
+    if file.is_file() and (there := read_json(file, Collected)).created != collected.created:
+        raise RunError(
+            f"{file} is of another run of this name, begun {there.created}: remove it first, or rename the folder of "
+            "this one"
+        )
+    write_json(file, msgspec.to_builtins(collected))
 
 
 def collect(run: Run) -> Collected:
@@ -189,11 +200,7 @@ def collect(run: Run) -> Collected:
 
 def table(found: Iterable[Collected]) -> list[dict[str, Any]]:
     """The rows as plain values, by data set, network, levels and name; of runs of one recipe and seed the newest."""
-    groups: dict[bytes, dict[int, Collected]] = {}
-    for own in sorted(found, key=lambda own: own.created):
-        key = msgspec.json.encode(to_mapping(without_remarks(own.trained)), order="sorted")
-        groups.setdefault(key, {})[own.seed] = own
-    rows = sorted((_row([seeds[seed] for seed in sorted(seeds)]) for seeds in groups.values()), key=_place)
+    rows = sorted((_row(runs) for runs in _over_seeds(found)), key=_place)
     by_name = {row["recipe"]: row for row in rows if not row["changed"]}
     for row in rows:
         theirs = by_name.get(f"{row['recipe']}-published", {})
@@ -208,22 +215,68 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([*lines, "", CAPTION])
 
 
-def draw(found: Sequence[Collected], folder: Path) -> list[Path]:
-    """The figures of each network and data set, from the newest run of each configuration.
+def draw(found: Iterable[Collected], folder: Path) -> list[Path]:
+    """The figures of each network and data set: of each configuration the mean over seeds, as in the table.
+
+    Of several recipes of one configuration, that of its present name is drawn before one that was changed since, and
+    one of ours before one that ends in -published; of those left, the newest.
 
     Raises:
         RunError: nothing was simulated, or the folder cannot be written.
     """
-    newest: dict[str, dict[str, Collected]] = {}
-    for own in sorted(found, key=lambda own: own.created):
-        if own.simulation():
-            recipe = own.trained
-            newest.setdefault(f"{recipe.network}-{recipe.dataset}", {})[recipe.quantization] = own
+    drawn: dict[str, dict[str, list[Collected]]] = {}
+    for runs in sorted((runs for runs in _over_seeds(found) if any(own.simulation() for own in runs)), key=_rank):
+        recipe = runs[-1].trained
+        drawn.setdefault(f"{recipe.network}-{recipe.dataset}", {})[recipe.quantization] = runs
     files = []
-    for group, runs in newest.items():
-        results = [result_from(group, name, own.simulations, published_for(own.trained)) for name, own in runs.items()]
+    for group, configurations in drawn.items():
+        results = [
+            result_from(group, name, _mean_simulations(runs), published_for(runs[-1].trained))
+            for name, runs in configurations.items()
+        ]
         files += [file for name, plot in FIGURES.items() for file in plot(results, folder / group / name)]
     return files
+
+
+def _over_seeds(found: Iterable[Collected]) -> list[list[Collected]]:
+    """Runs of one recipe together, by seed; of those of one seed the newest."""
+    groups: dict[bytes, dict[int, Collected]] = {}
+    for own in sorted(found, key=lambda own: own.created):
+        key = msgspec.json.encode(to_mapping(without_remarks(own.trained)), order="sorted")
+        groups.setdefault(key, {})[own.seed] = own
+    return [[seeds[seed] for seed in sorted(seeds)] for seeds in groups.values()]
+
+
+def _rank(runs: Sequence[Collected]) -> tuple[bool, bool, str]:
+    """What is drawn comes last."""
+    recipe = runs[-1].trained
+    return not recipe.name.endswith("-published"), not _changed(recipe), max(own.created for own in runs)
+
+
+def _changed(recipe: Recipe) -> bool:
+    """Whether the recipe of this name says something else now."""
+    return recipe.name in recipe_names() and without_remarks(recipe) != without_remarks(load_recipe(recipe.name))
+
+
+def _mean_simulations(runs: Sequence[Collected]) -> list[dict[str, Any]]:
+    """The simulations of several seeds, those of one noise as one with the mean of every number."""
+    by_noise: dict[float, list[dict[str, Any]]] = {}
+    for own in runs:
+        for simulation in own.simulations:
+            by_noise.setdefault(simulation["noise_ratio"], []).append(simulation)
+    return [_mean_values(simulations) for simulations in by_noise.values()]
+
+
+def _mean_values(values: Sequence[Any]) -> Any:
+    """Values of one shape as one of this shape: numbers that differ as their mean, the rest as in the first."""
+    first = values[0]
+    if isinstance(first, Mapping):
+        return {name: _mean_values([own[name] for own in values]) for name in first}
+    if isinstance(first, list | tuple):
+        return [_mean_values(column) for column in zip(*values, strict=False)]
+    if isinstance(first, int | float) and any(own != first for own in values):
+        return statistics.fmean(values)
+    return first
 
 
 def _counts(simulation: Mapping[str, Any], run: Run, training: TrainingResult) -> bool:
@@ -248,7 +301,7 @@ def _verified(run: Run, training: TrainingResult) -> Verified | None:
     if not run.has(VERIFICATION):
         return None
     parity = read_json(run.file(VERIFICATION), _Parity)
-    if parity.images != training.test_images:
+    if parity.images != training.test_images or parity.split:
         return None
     units, mismatches = (sum(getattr(layer, name) for layer in parity.layers) for name in ("units", "mismatches"))
     return Verified(parity.images, parity.ann_correct, parity.predictions_equal, parity.logits_equal, units, mismatches)
@@ -263,8 +316,7 @@ def _row(runs: Sequence[Collected]) -> dict[str, Any]:
     clean = [simulation for own in runs if (simulation := own.simulation())]
     return {
         "recipe": recipe.name,
-        "changed": recipe.name in recipe_names()
-        and without_remarks(recipe) != without_remarks(load_recipe(recipe.name)),
+        "changed": _changed(recipe),
         "network": recipe.network,
         "dataset": recipe.dataset,
         "quantization": recipe.quantization,
@@ -326,7 +378,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         _spread(row["ann"], row["ann_sd"]),
         equal if row["verified_seeds"] else "-",
         *(_beside(_spread(own["accuracy"], own["sd"]), own["published"], 2) for own in row["noise"]),
-        str(max(own["draws"] for own in row["noise"]) or "-"),
+        " / ".join(dict.fromkeys(str(own["draws"]) for own in row["noise"] if own["draws"])) or "-",
         _beside(_number(row["spikes"]), published.get("spikes")),
         _number(row["synops"]),
         _beside(_number(row["zou2021"]), published.get("sops")),

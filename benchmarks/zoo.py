@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.results import DATA, collect
 from snnconv import zoo
-from snnconv.config import to_mapping
+from snnconv.config import check_name, to_mapping
 from snnconv.errors import RunError, SnnconvError
 from snnconv.formats.native import load
 from snnconv.reporting.tables import models_table, render
@@ -47,13 +47,18 @@ def add(run: Run, name: str | None = None) -> Model:
     """Put a run's network among those of the package.
 
     Raises:
-        RunError: it is not trained, converted, proven and simulated on all of its test images.
+        ConfigError: a name with other characters than a recipe's.
+        RunError: it is not trained, converted (not split by sign), proven and simulated on all of its test images.
         FormatError: one of its files is damaged.
     """
+    check_name("model", name or run.recipe.name)
     found = collect(run)
     proof, clean = found.verification, found.simulation()
-    if not run.has(NETWORK) or load(run.file(NETWORK)).header.about.get("ann") != file_hash(run.file(ANN)):
-        raise RunError(f"run {run.name} has no network of its present weights: `snnconv convert --run {run.name}`")
+    header = load(run.file(NETWORK)).header if run.has(NETWORK) else None
+    if header is None or header.split or header.about.get("ann") != file_hash(run.file(ANN)):
+        raise RunError(
+            f"run {run.name} has no unsplit network of its present weights: `snnconv convert --run {run.name}`"
+        )
     if proof is None or proof.mismatches or proof.predictions_equal != proof.images:
         raise RunError(f"run {run.name} is not proven on its test images: `snnconv verify --run {run.name}`")
     if clean is None or clean["correct_by_trial"] != [proof.ann_correct] * clean["trials"]:

@@ -21,7 +21,7 @@ from snnconv import zoo
 from snnconv.cli.main import main
 from snnconv.config import to_mapping
 from snnconv.errors import ConfigError, FormatError, RunError
-from snnconv.formats.native import load
+from snnconv.formats.native import load, save
 from snnconv.runs import NETWORK, VERIFICATION, Run, copy_shipped, file_hash, read_json, write_json
 from snnconv.zoo import Model, find_model, model_file, models, unpack
 
@@ -141,7 +141,14 @@ def test_models_are_listed(small: Model) -> None:
     assert (row["name"], row["dataset"], row["levels"], row["steps"]) == (NAME, "digits", 4, 1)
     assert row["accuracy"] == small.correct / small.images and row["bytes"] == small.bytes
     table = command("models").stdout
-    for text in (NAME, "digits", f"{100 * small.accuracy:.2f}", f"{small.spikes:,.0f}", f"{small.bytes:,}", "sound"):
+    for text in (
+        NAME,
+        "digits",
+        f"{100 * small.accuracy:.2f}",
+        f"{small.spikes:,.0f}",
+        f"{small.bytes / 1000:,.0f}",
+        "sound",
+    ):
         assert text in table
 
 
@@ -237,6 +244,8 @@ def test_a_model_is_put_in_and_replaced_and_removed(small: Model, run: Run) -> N
     assert {file.name for file in zoo.FOLDER.iterdir()} == {
         "index.json", "another.safetensors", f"{NAME}.safetensors"
     }  # fmt: skip
+    with pytest.raises(ConfigError, match=r"^model name '../another': letters, digits"):
+        maker.add(run, "../another")
     maker.remove("another")
     assert [model.name for model in models()] == [NAME] and not (zoo.FOLDER / "another.safetensors").exists()
     with pytest.raises(ConfigError, match="unknown model 'another'"):
@@ -251,6 +260,10 @@ def spoil(run: Run, how: str) -> None:
             run.file(NETWORK).unlink()
         case "stale":
             shutil.copyfile(run.file(NETWORK), run.file("ann.safetensors"))
+        case "split by sign":
+            network = load(run.file(NETWORK))
+            network.header.about["split"] = True
+            save(network, run.file(NETWORK))
         case "unproven":
             run.file(VERIFICATION).unlink()
         case "partly proven":
@@ -266,8 +279,9 @@ def spoil(run: Run, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("unconverted", "no network of its present weights: `snnconv convert"),
-        ("stale", "no network of its present weights: `snnconv convert"),
+        ("unconverted", "no unsplit network of its present weights: `snnconv convert"),
+        ("split by sign", "no unsplit network of its present weights: `snnconv convert"),
+        ("stale", "no unsplit network of its present weights: `snnconv convert"),
         ("unproven", "is not proven on its test images: `snnconv verify"),
         ("partly proven", "is not proven on its test images: `snnconv verify"),
         ("different", "is not proven on its test images: `snnconv verify"),

@@ -99,7 +99,7 @@ def train(
         plan = change_recipe(plan, {"classes": class_count(plan.dataset, data_dir)})
     weights = None if start is None else _weights(runs_dir, start)
     network = None if target is None else quantized_network(target)
-    if network is None:
+    if network is None:  # what cannot be trained is refused before images are read and a folder is made
         model = network_for(plan)
         if weights is not None:
             load_start(model, weights)

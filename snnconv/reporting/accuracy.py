@@ -15,20 +15,21 @@ from snnconv.reporting.labels import WILSON, Noise, noise_name, noises, percent,
 from snnconv.reporting.rows import Result, groups, in_order, noise_order, published_accuracy
 from snnconv.reporting.style import PUBLISHED, Row, colour, configurations, drawing, legend_above, save, write_above
 
-BAR = 0.46
-"""Width kept for a bar, so that two numbers above neighbours do not touch [inches]."""
+POINT = 0.46
+"""Width kept for a point, so that two numbers above neighbours do not touch [inches]."""
 
 NUMBER, MARK = 0.06, 0.012
-"""Height of a number above a bar, and half that of a published mark, as shares of the axis."""
+"""Height of a number above a point, and half that of a published mark, as shares of the axis."""
 
 Noises = tuple[Noise, ...]
-"""What a bar's colour stands for."""
+"""What a point's colour stands for."""
 
 
 def plot_accuracy(results: Sequence[Result], out: Path) -> tuple[Path, Path, Path]:
-    """Draw the accuracy of each configuration without noise and with each noise, with its 95 % interval.
+    """Draw the accuracy of each configuration without noise and with each noise, as a point in its 95 % interval.
 
-    Published accuracies are hollow marks on the bars they belong to.
+    Points and no bars, as the axis does not begin at zero. Published accuracies are hollow marks above or below the
+    points they belong to.
 
     Args:
         results: One a configuration; those without simulations are passed over.
@@ -49,19 +50,19 @@ def plot_accuracy(results: Sequence[Result], out: Path) -> tuple[Path, Path, Pat
     slot = 1 / (len(names) + 0.6)
     marks: list[tuple[float, float]] = []
     with drawing():
-        figure = Figure(figsize=(max(5.5, BAR * (len(names) + 0.6) * len(shown) + 1.2), 4.2))
+        figure = Figure(figsize=(max(5.5, POINT * (len(names) + 0.6) * len(shown) + 1.2), 4.2))
         axes = figure.subplots()
-        low = _zoom(axes, rows)
+        _zoom(axes, rows)
         for index, (noise, name) in enumerate(names.items()):
             found = [(x, s) for x, result in enumerate(shown) for s in result.simulations if noises(s) == noise]
             places = [x + (index - (len(names) - 1) / 2) * slot for x, _ in found]
-            bars = [_row(shown[x], simulation) for x, simulation in found]
-            _draw_bars(axes, places, bars, 0.92 * slot, colour(index), name)
-            marks += [(x, row["published"]) for x, row in zip(places, bars, strict=True) if row["published"]]
+            drawn = [_row(shown[x], simulation) for x, simulation in found]
+            _draw_points(axes, places, drawn, colour(index), name)
+            marks += [(x, row["published"]) for x, row in zip(places, drawn, strict=True) if row["published"]]
         if marks:
             _draw_marks(axes, marks)
         configurations(axes, [result.configuration for result in shown])
-        axes.set_ylabel(f"accuracy [%] from {low:g}\n{WILSON}")
+        axes.set_ylabel(f"accuracy [%]\n{WILSON}")
         legend_above(axes, figure.get_figwidth() - 1.0)
         figure.suptitle(title("accuracy", groups(shown), simulations))
         return save(figure, out, rows)
@@ -91,12 +92,13 @@ def _row(result: Result, simulation: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _draw_bars(axes: Axes, places: Sequence[float], rows: Sequence[Row], width: float, shade: str, name: str) -> None:
+def _draw_points(axes: Axes, places: Sequence[float], rows: Sequence[Row], shade: str, name: str) -> None:
     values = [100 * row["accuracy"] for row in rows]
     below = [max(0.0, 100 * (row["accuracy"] - row["interval_low"])) for row in rows]
     above = [max(0.0, 100 * (row["interval_high"] - row["accuracy"])) for row in rows]
-    axes.bar(places, values, width, color=shade, label=name)
-    axes.errorbar(places, values, yerr=[below, above], fmt="none", ecolor="black", elinewidth=1.0, capsize=2.5)
+    axes.errorbar(
+        places, values, yerr=[below, above], fmt="o", color=shade, markersize=8, elinewidth=1.5, capsize=3, label=name
+    )
     low, high = axes.get_ylim()
     for x, row, height in zip(places, rows, above, strict=True):
         top, mark = 100 * row["accuracy"] + height, row["published"]
@@ -119,14 +121,13 @@ def _draw_marks(axes: Axes, marks: Sequence[tuple[float, float]]) -> None:
     )
 
 
-def _zoom(axes: Axes, rows: Sequence[Row]) -> float:
-    """Let the axis begin at a round number well below the lowest interval and return it; no ticks above 100 %."""
+def _zoom(axes: Axes, rows: Sequence[Row]) -> None:
+    """Let the axis begin at a round number below the lowest interval; no ticks above 100 %."""
     marks = [float(row["published"]) for row in rows if row["published"] is not None]
     lowest = min([100 * float(row["interval_low"]) for row in rows] + marks)
     highest = max([100 * float(row["interval_high"]) for row in rows] + marks)
     span = max(highest - lowest, 0.5)
     step = 10.0 ** math.floor(math.log10(span)) / 2
-    low = max(0.0, round(math.floor((lowest - 0.3 * span) / step) * step, 6))
+    low = max(0.0, round(math.floor((lowest - 0.15 * span) / step) * step, 6))
     axes.set_ylim(low, highest + 0.12 * (highest - low))
     axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= 100])
-    return low

@@ -109,11 +109,14 @@ def models_table(rows: Iterable[Row]) -> Table:
     Args:
         rows: ``zoo.Model.to_dict()``, with ``sound``: whether the file is as it was.
     """
-    table = new_table(["model", "data"], ["L", "accuracy|%", "spikes", "synops", "bytes"], ["file"], ["model"])
+    numbers = ["L", "epochs", "accuracy|%", "spikes", "synops|M", "size|kB"]
+    table = new_table(["model", "data"], numbers, ["file"], ["model"])
     for row in rows:
-        counts = (round(row["spikes_per_image"]), round(row["sops_per_image"]["synops"]), row["bytes"])
+        synops = f"{row['sops_per_image']['synops'] / 1e6:.2f}"
+        counts = (round(row["spikes_per_image"]), synops, round(row["bytes"] / 1000))
         file = "sound" if row["sound"] else "DAMAGED"
-        add(table, row["name"], row["data"], levels_name(row["levels"]), percent(row["accuracy"]), *counts, file)
+        about = (row["name"], row["data"], levels_name(row["levels"]), row["epochs"], percent(row["accuracy"]))
+        add(table, *about, *counts, file)
     return table
 
 
