@@ -27,6 +27,7 @@ from snnconv.data.sets import ImageSet
 from snnconv.errors import SnnconvError
 from snnconv.quantization.quantize import quantize
 from snnconv.quantizing import Plan, Source, float_run, quantize_source, source_of
+from snnconv.reporting.scales import by_error
 from snnconv.reporting.style import MARKERS, colour, drawing, legend_above, save
 from snnconv.runs import describe_environment, read_json, write_json
 
@@ -138,7 +139,8 @@ def table(measured: Mapping[str, Any]) -> str:
 
 
 def draw(measured: Sequence[Mapping[str, Any]], out: Path) -> tuple[Path, Path, Path]:
-    """A panel a network: accuracy against L, a line a way to find the steps, the float network as a line across."""
+    """A panel a network: accuracy against L by the size of its error, a line a way to find the steps, the float
+    network's as a line across."""
     with drawing():
         figure = Figure(figsize=(WIDTH, HEIGHT * len(measured)))
         panels = figure.subplots(len(measured), 1, squeeze=False)[:, 0]
@@ -162,7 +164,8 @@ def draw(measured: Sequence[Mapping[str, Any]], out: Path) -> tuple[Path, Path, 
             axes.set(xlabel="L", ylabel=f"accuracy [%], {own['network']} on {own['dataset']}")
             axes.set_xscale("log", base=2)
             axes.set_xticks(TICKS, map(str, TICKS))
-            legend_above(axes, WIDTH - 1.0)
+            by_error(axes)
+        legend_above(panels[0], WIDTH - 1.0)
         rows = [
             {
                 "network": own["network"],
