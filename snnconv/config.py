@@ -298,7 +298,7 @@ class Training(Settings, frozen=True):
         label_smoothing: Share of the target spread evenly over the classes.
         plain_share: Share of the epochs, the last ones, that show the images without augmentation, as the test does
             (He et al. 2019, arXiv:1909.09148).
-        validation: Images held out of the training split to pick the best epoch.
+        validation: Images held out of the training split to pick the best epoch; 0 trains on all and keeps the last.
         precision: ``auto`` takes bf16 where the device computes it natively, else fp32.
         distillation: Share of the loss that is the cross-entropy against a teacher's softmax, 0 .. 1.
         temperature: What the logits of both are divided by in that share.
@@ -324,9 +324,9 @@ class Training(Settings, frozen=True):
     accumulate: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "validation", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"training: {name} (= {getattr(self, name)}) must be at least 1")
+        for name, least in (("epochs", 1), ("batch_size", 1), ("validation", 0), ("accumulate", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"training: {name} (= {getattr(self, name)}) must be at least {least}")
         if not 0 < self.learning_rate <= 100:
             raise ConfigError(f"training: learning_rate (= {self.learning_rate}) must lie above 0 and up to 100")
         if not 0 <= self.label_smoothing < 1:

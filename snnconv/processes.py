@@ -35,11 +35,9 @@ R = TypeVar("R", bound=Rows)
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun tells each process."""
-RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 PATIENCE = timedelta(hours=12)
 """How long a process waits for the others, since one may download first; the end of one is noticed at once."""
 FAILURES = "snnconv/failures"
-"""Counter in torchrun's store; behind it the number of torchrun's restarts, as the store outlives them."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +211,7 @@ def _fails_first(environment: Mapping[str, str]) -> bool:
     try:
         host, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
         store = distributed.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=10))  # type: ignore[attr-defined]
-        return int(store.add(f"{FAILURES}/{environment.get(RESTARTS, '0')}", 1)) == 1
+        return int(store.add(FAILURES, 1)) == 1
     except RuntimeError:  # the store went with the process that kept it
         return True
 

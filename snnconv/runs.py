@@ -166,11 +166,12 @@ class Run:
 
 class TrainingResult(msgspec.Struct, frozen=True):
     """What a finished training measured; ``results/train.json``. Accuracies lie in 0..1; top-5 is None for up to
-    five classes, and in runs of earlier releases."""
+    five classes, and in runs of earlier releases. ``best_epoch`` is the one whose weights are kept, the last one where
+    no images were held out, and the accuracy on these then None."""
 
     epochs: int
     best_epoch: int
-    validation_accuracy: float
+    validation_accuracy: float | None
     test_accuracy: float
     test_images: int
     seconds: float

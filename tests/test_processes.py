@@ -340,11 +340,3 @@ def test_a_wrong_setting_is_said_once(tmp_path: Path) -> None:
     said = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
     assert len(said) == 1 and "batch_size (= 63) must be a multiple of 2 processes" in said[0]
     assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.slow
-def test_after_a_restart_by_torchrun_it_is_said_again(tmp_path: Path) -> None:
-    command = ("train", "lenet-digits-k1B2", "--batch-size", "63")
-    done = torchrun("--max-restarts", "1", "-m", "snnconv", *command, folder=tmp_path)
-    said = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
-    assert done.returncode == 1 and len(said) == 2

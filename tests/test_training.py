@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from snnconv.ann import distillation, training
 from snnconv.ann.checkpoints import load_ann, load_twin, save_ann
@@ -185,6 +186,28 @@ def test_evaluation_gives_top_1_and_top_5(digits: Images) -> None:
     assert first == labels.count(0) / 300 and among == sum(label < 5 for label in labels) / 300
     few = Images("few", "test", digits.pixels, digits.labels % 5, 5)
     assert training.evaluate(Fixed(), few, recipe, CPU, torch.float32).top5 is None
+
+
+def test_without_held_out_images_all_train_and_the_last_epoch_is_kept(tmp_path: Path, digits: Images) -> None:
+    run = new_run(tmp_path, epochs=3, **{"training.validation": 0})
+    shown: list[int] = []
+    original = training._epoch
+
+    def epoch(state: object, recipe: object, seed: object, images: Images, *rest: object) -> float:
+        shown.append(len(images))
+        return original(state, recipe, seed, images, *rest)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_epoch", epoch)
+        result = train(run, digits, digits, CPU, quiet=True)
+    assert shown == [300] * 3
+    assert (result.epochs, result.best_epoch, result.validation_accuracy) == (3, 3, None)
+    assert [set(entry) for entry in json.loads(run.file(HISTORY).read_text())] == [{"loss", "seconds"}] * 3
+    last = torch.load(run.file(CHECKPOINT), weights_only=True)["model"]
+    kept = load_file(run.file(ANN))
+    assert all(torch.equal(kept[name], last[name]) for name in kept)
+    assert run.training() == result
+    assert train(open_run(run.path), digits, digits, CPU, quiet=True) == result
 
 
 def test_results_without_top_5_still_load(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,7 +191,7 @@ def train(
 
     Args:
         run: Where the recipe, seed and teacher are read and everything is written.
-        images: The training split; ``recipe.training.validation`` of it pick the best epoch.
+        images: The training split; ``recipe.training.validation`` of it pick the epoch to keep, without any the last.
         test: The test split; it picks nothing.
         device: Where to compute.
         start: Weights to start from, see ``load_start``; None takes those that the run has recorded.
@@ -214,7 +215,7 @@ def train(
         if given.classes != classes:
             raise DataError(f"{given.name} ({given.split}) has {given.classes} classes; the recipe says {classes}")
     check_shares(recipe, len(images), group)
-    fitting, validation = hold_out(images, plan.validation, run.seed)
+    fitting, validation = hold_out(images, plan.validation, run.seed) if plan.validation else (images, None)
     taught_by = None if run.teacher is None else open_run(run.teacher.located(run.path.parent).parent)
     teacher = open_teacher(recipe, taught_by, device)
     built = network_for(recipe, run.seed) if network is None else network
@@ -243,25 +244,26 @@ def train(
             began = time.perf_counter()
             loss = _epoch(state, recipe, run.seed, fitting, teacher, device, precision, quiet, group)
             group.spread(model.buffers())
-            accuracy, _ = evaluate(model, validation, recipe, device, precision, group)
-            best = max((entry["validation_accuracy"] for entry in state.history), default=-1.0)
-            seconds = time.perf_counter() - began
-            state.history.append({"loss": loss, "validation_accuracy": accuracy, "seconds": round(seconds, 2)})
-            if accuracy > best and group.first:
-                save_ann(run.file(ANN), model, recipe)
+            entry, shown = {"loss": loss}, {"loss": f"{loss:.4f}"}
+            if validation is not None:
+                accuracy = evaluate(model, validation, recipe, device, precision, group).top1
+                entry["validation_accuracy"], shown["accuracy"] = accuracy, f"{100 * accuracy:.2f} %"
+            state.history.append(entry | {"seconds": round(time.perf_counter() - began, 2)})
             if group.first:
+                if _kept(state.history) == state.epoch - 1:
+                    save_ann(run.file(ANN), model, recipe)
                 _save(run, state)
-            bar.set_postfix(loss=f"{loss:.4f}", accuracy=f"{100 * accuracy:.2f} %")
+            bar.set_postfix(shown)
             bar.update()
     group.wait()  # for the first one's files
     load_ann(run.file(ANN), model)
     history = state.history
-    best_epoch = max(range(len(history)), key=lambda epoch: (history[epoch]["validation_accuracy"], -epoch))
+    best_epoch = _kept(history)
     measured = evaluate(model, test, recipe, device, torch.float32, group)
     result = TrainingResult(
         epochs=len(history),
         best_epoch=best_epoch + 1,
-        validation_accuracy=history[best_epoch]["validation_accuracy"],
+        validation_accuracy=history[best_epoch].get("validation_accuracy"),
         test_accuracy=measured.top1,
         test_images=len(test),
         seconds=round(sum(entry["seconds"] for entry in history), 1),
@@ -270,6 +272,13 @@ def train(
     if group.first:
         write_json(run.file(TRAINING), msgspec.to_builtins(result))
     return result
+
+
+def _kept(history: Sequence[Mapping[str, float]]) -> int:
+    """The epoch whose weights are kept: the first of those best on held-out images; without such images the last."""
+    if "validation_accuracy" not in history[-1]:
+        return len(history) - 1
+    return max(range(len(history)), key=lambda epoch: (history[epoch]["validation_accuracy"], -epoch))
 
 
 @torch.no_grad()

@@ -138,8 +138,9 @@ def train(
     else:
         many = test.classes >= 100 and result.test_top5 is not None
         top5 = f" (top-5 {100 * (result.test_top5 or 0):.2f} %)" if many else ""
+        kept = "last of" if result.validation_accuracy is None else "best of"
         click.echo(
-            f"{target.name}: {100 * result.test_accuracy:.2f} %{top5} of {result.test_images:,} test images, best of "
+            f"{target.name}: {100 * result.test_accuracy:.2f} %{top5} of {result.test_images:,} test images, {kept} "
             f"{result.epochs} epochs: {result.best_epoch}, {result.seconds:,.0f} s"
         )
 

@@ -34,7 +34,7 @@ RESULTS: dict[str, frozenset[str]] = {
 """What sets the JSON files of a run folder apart: the keys that each has."""
 TEXTS = {arrays.TITLE: "description of exported arrays", '"""A spiking network of': "module for SpikingJelly"}
 """How text files that are exported begin."""
-EPOCH = frozenset({"loss", "validation_accuracy"})
+EPOCH = frozenset({"loss", "seconds"})
 """Keys of an entry of a training's history."""
 
 

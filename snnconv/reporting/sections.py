@@ -84,8 +84,9 @@ def _origin(run: Run) -> Iterator[tuple[str, str]]:
     training = run.training()
     if training is not None:
         reached = f"{percent(training.test_accuracy)} % of {plural(training.test_images, 'test image')}"
-        best = f"after epoch {training.best_epoch} of {training.epochs}, the best on held-out images"
-        yield "fine-tuned" if run.has(QUANTIZATION) else "trained", f"{reached} {best}"
+        why = "the last" if training.validation_accuracy is None else "the best on held-out images"
+        kept = f"after epoch {training.best_epoch} of {training.epochs}, {why}"
+        yield "fine-tuned" if run.has(QUANTIZATION) else "trained", f"{reached} {kept}"
 
 
 def parity(facts: Facts) -> Iterator[Block]:
