@@ -218,8 +218,8 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 def draw(found: Iterable[Collected], folder: Path) -> list[Path]:
     """The figures of each network and data set: of each configuration the mean over seeds, as in the table.
 
-    Of several recipes of one configuration, that of its present name is drawn before one that was changed since, and
-    one of ours before one that ends in -published; of those left, the newest.
+    Of several recipes of one configuration, one of ours is drawn before one that ends in -published; of ours the one
+    that its name says now before one that was changed since; of those left, the newest.
 
     Raises:
         RunError: nothing was simulated, or the folder cannot be written.
