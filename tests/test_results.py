@@ -292,7 +292,7 @@ def test_the_readme_has_the_table(measured: list[dict[str, Any]]) -> None:
 
 
 def test_the_document_says_what_the_table_says(measured: list[dict[str, Any]]) -> None:
-    rows = {row["recipe"]: row for row in measured if not row["changed"]}
+    rows = {row["recipe"]: row for row in measured if not row["changed"] or row["recipe"].startswith("vgg")}
     lines = (results.FOLDER.parents[1] / "docs" / "results.md").read_text().splitlines()
     compared = {line.split(",")[0].split(" | ")[0].strip("| "): line for line in lines if line.startswith("| ")}
     text = " ".join(lines)
@@ -301,6 +301,7 @@ def test_the_document_says_what_the_table_says(measured: list[dict[str, Any]]) -
         ("LeNet k0B2", "lenet-mnist-k0B2"),
         ("LeNet k1B2", "lenet-mnist-k1B2"),
         ("LeNet k1B2 by the published recipe", "lenet-mnist-k1B2-published"),
+        ("VGG k0B1", "vgg-cifar10-k0B1"),
         ("VGG k1B2", "vgg-cifar10-k1B2"),
     ):
         row = rows[recipe]
@@ -309,6 +310,7 @@ def test_the_document_says_what_the_table_says(measured: list[dict[str, Any]]) -
         assert cells[1:4] == [f"{row['spikes']:,.0f}", f"{spikes:,}", f"{row['spikes'] / spikes:.2f}"]
         millions = [f"{number / 1e6:.3g} M" for number in (row["zou2021"], operations)]
         assert cells[4:] == [*millions, f"{row['zou2021'] / operations:.2f}"]
+    assert f"{rows['vgg-cifar10-fp32']['ann']:.2f} % after 30 epochs where 92.85 % is published" in text
     control = rows["lenet-mnist-k1B2-published"]
     weak, strong = (own["accuracy"] for own in control["noise"])
     assert f"gives {control['ann']:.2f} % where 99.37 % is published, with noise {weak:.2f} and {strong:.2f} %" in text
