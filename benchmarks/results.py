@@ -151,6 +151,8 @@ def main() -> None:
         for collected in [collect(open_run(path)) for path in args.collect]:
             _keep(collected, args.folder / f"run-{collected.run}.json")
         found = [read_json(file, Collected) for file in sorted(args.folder.glob("run-*.json"))]
+        if not found:
+            raise RunError(f"{args.folder} has no results, run-*.json: add runs with --collect")
         rows = table(found)
         print(markdown(rows))
         if args.json:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from samples import PIXELS, random_images
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snnconv.ann.quantizers import KBQuantizer
+from snnconv.conversion.convert import convert
+from snnconv.snn.network import SpikingNetwork
 
 SHAPE = (3, 16, 16)
+IMAGES = random_images(24, SHAPE)
 
 
 class Functional(nn.Module):
@@ -293,3 +297,13 @@ def awake(model: nn.Module, seed: int = 0) -> nn.Module:
         for _ in range(4):
             model(torch.rand(32, *SHAPE, generator=draw))
     return model.eval()
+
+
+def act(k: int = 1, B: int = 2) -> KBQuantizer:
+    return KBQuantizer(k, B)
+
+
+def made(name: str) -> tuple[nn.Module, SpikingNetwork]:
+    """One of ``NETWORKS``, trained by nothing, and what it is converted to."""
+    model = awake(NETWORKS[name]())
+    return model, convert(model, torch.zeros(1, *SHAPE), PIXELS)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from samples import settled
 from test_cli import sentence, snnconv
-from test_own_models import NET, Place
+from test_own_command import NET, Place
 from torch import fx, nn
 
 from snnconv import quantizing

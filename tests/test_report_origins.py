@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from test_cli import snnconv
-from test_own_models import Place
+from test_own_command import Place
 from test_quantize_command import FLOAT
 
 from snnconv.reporting.facts import accuracy_of

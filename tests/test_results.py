@@ -271,6 +271,8 @@ def test_a_known_error_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(SystemExit, match=r"^Error: .*nowhere is not a run folder"):
         command(monkeypatch, "--folder", tmp_path / "results", "--collect", tmp_path / "nowhere")
     assert not (tmp_path / "results").exists()
+    with pytest.raises(SystemExit, match=r"^Error: .*results has no results, run-\*\.json: add runs with --collect$"):
+        command(monkeypatch, "--folder", tmp_path / "results")
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +294,7 @@ def test_the_readme_has_the_table(measured: list[dict[str, Any]]) -> None:
 
 
 def test_the_document_says_what_the_table_says(measured: list[dict[str, Any]]) -> None:
-    rows = {row["recipe"]: row for row in measured if not row["changed"] or row["recipe"].startswith("vgg")}
+    rows = {row["recipe"]: row for row in sorted(measured, key=lambda row: not row["changed"])}
     lines = (results.FOLDER.parents[1] / "docs" / "results.md").read_text().splitlines()
     compared = {line.split(",")[0].split(" | ")[0].strip("| "): line for line in lines if line.startswith("| ")}
     text = " ".join(lines)
@@ -310,7 +312,12 @@ def test_the_document_says_what_the_table_says(measured: list[dict[str, Any]]) -
         assert cells[1:4] == [f"{row['spikes']:,.0f}", f"{spikes:,}", f"{row['spikes'] / spikes:.2f}"]
         millions = [f"{number / 1e6:.3g} M" for number in (row["zou2021"], operations)]
         assert cells[4:] == [*millions, f"{row['zou2021'] / operations:.2f}"]
-    assert f"{rows['vgg-cifar10-fp32']['ann']:.2f} % after 30 epochs where 92.85 % is published" in text
+    vgg = {name: rows[f"vgg-cifar10-{name}"] for name in ("fp32", "k0B1", "k1B2")}
+    short = {name: f"{row['published']['accuracy'] - row['ann']:.1f}" for name, row in vgg.items()}
+    assert f"{vgg['fp32']['ann']:.2f} % after 30 epochs where 92.85 % is published ({short['fp32']} points)" in text
+    assert f"k0B1 of as many epochs is {short['k0B1']} points below its published figure" in text
+    assert f"k1B2 of 60 is {short['k1B2']} below" in text
+    assert [row["epochs"] for row in vgg.values()] == [30, 30, 60]
     control = rows["lenet-mnist-k1B2-published"]
     weak, strong = (own["accuracy"] for own in control["noise"])
     assert f"gives {control['ann']:.2f} % where 99.37 % is published, with noise {weak:.2f} and {strong:.2f} %" in text
